@@ -1,0 +1,3 @@
+//! The program.
+
+pub mod frame;

@@ -1,0 +1,2 @@
+//! Everything around the program.
+fn main() {}
