@@ -47,7 +47,10 @@ impl<B> RawFrame<B> {
     ///
     /// Only `pipeline::anonymize` may call this, after it has done so.
     pub(crate) fn into_anonymized(self) -> Anonymized<B> {
-        Anonymized { buffer: self.buffer, time: self.time }
+        Anonymized {
+            buffer: self.buffer,
+            time: self.time,
+        }
     }
 }
 

@@ -9,5 +9,9 @@ pub trait Engine<K: Kernels>: Send {
     ///
     /// # Errors
     /// When a shape is not the network's, or the runtime fails. The outputs are then undefined.
-    fn run(&mut self, inputs: &[&K::Tensor], outputs: &mut [K::Tensor]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn run(
+        &mut self,
+        inputs: &[&K::Tensor],
+        outputs: &mut [K::Tensor],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }

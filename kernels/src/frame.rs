@@ -72,18 +72,31 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// [`Error::Frame`] when the size is zero, a stride is shorter than a row, or a plane is too short.
     pub fn new(width: usize, height: usize, color: Color, planes: Planes<'a>) -> Result<Self> {
-        let wrong = |reason: String| Error::Frame { width, height, reason };
+        let wrong = |reason: String| Error::Frame {
+            width,
+            height,
+            reason,
+        };
         if width == 0 || height == 0 {
             return Err(wrong("a frame needs at least one pixel".into()));
         }
         let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
         let check = |name: &str, plane: &Plane<'_>, row: usize, rows: usize| {
-            let needed = plane.stride.checked_mul(rows - 1).and_then(|bytes| bytes.checked_add(row));
+            let needed = plane
+                .stride
+                .checked_mul(rows - 1)
+                .and_then(|bytes| bytes.checked_add(row));
             if plane.stride < row {
-                Err(wrong(format!("plane {name} has stride {}, a row needs {row} bytes", plane.stride)))
+                Err(wrong(format!(
+                    "plane {name} has stride {}, a row needs {row} bytes",
+                    plane.stride
+                )))
             } else if needed.is_none_or(|needed| plane.data.len() < needed) {
                 let got = plane.data.len();
-                Err(wrong(format!("plane {name} has {got} bytes, {rows} rows of stride {} need more", plane.stride)))
+                Err(wrong(format!(
+                    "plane {name} has {got} bytes, {rows} rows of stride {} need more",
+                    plane.stride
+                )))
             } else {
                 Ok(())
             }
@@ -99,7 +112,12 @@ impl<'a> Frame<'a> {
                 check("UV", uv, 2 * half_width, half_height)?;
             }
         }
-        Ok(Self { width, height, color, planes })
+        Ok(Self {
+            width,
+            height,
+            color,
+            planes,
+        })
     }
 
     /// Width in pixels.

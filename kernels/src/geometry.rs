@@ -42,7 +42,9 @@ impl Rect {
 
     /// The smallest box around the points; empty at the origin without any.
     pub fn around(points: &[Point]) -> Self {
-        let Some(first) = points.first() else { return Self::default() };
+        let Some(first) = points.first() else {
+            return Self::default();
+        };
         let (mut low, mut high) = (*first, *first);
         for point in points {
             low = Point::new(low.x.min(point.x), low.y.min(point.y));
@@ -170,7 +172,9 @@ impl Similarity {
         }
         let count = from.len() as f64;
         let mean = |points: &[Point]| {
-            let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + f64::from(p.x), y + f64::from(p.y)));
+            let (x, y) = points
+                .iter()
+                .fold((0.0, 0.0), |(x, y), p| (x + f64::from(p.x), y + f64::from(p.y)));
             (x / count, y / count)
         };
         let ((from_x, from_y), (to_x, to_y)) = (mean(from), mean(to));
@@ -189,7 +193,10 @@ impl Similarity {
             tx: (to_x - a * from_x + b * from_y) as f32,
             ty: (to_y - b * from_x - a * from_y) as f32,
         };
-        let sound = [found.a, found.b, found.tx, found.ty].iter().all(|v| v.is_finite()) && found.scale() > 0.0;
+        let sound = [found.a, found.b, found.tx, found.ty]
+            .iter()
+            .all(|v| v.is_finite())
+            && found.scale() > 0.0;
         sound.then_some(found)
     }
 
@@ -201,7 +208,12 @@ impl Similarity {
             return None;
         }
         let center = region.center();
-        Some(Self { a: 1.0 / side, b: 0.0, tx: 0.5 - center.x / side, ty: 0.5 - center.y / side })
+        Some(Self {
+            a: 1.0 / side,
+            b: 0.0,
+            tx: 0.5 - center.x / side,
+            ty: 0.5 - center.y / side,
+        })
     }
 
     /// Where a point lands.
@@ -226,7 +238,12 @@ impl Similarity {
     pub fn inverse(&self) -> Self {
         let square = self.a * self.a + self.b * self.b;
         let (a, b) = (self.a / square, -self.b / square);
-        Self { a, b, tx: -(a * self.tx - b * self.ty), ty: -(b * self.tx + a * self.ty) }
+        Self {
+            a,
+            b,
+            tx: -(a * self.tx - b * self.ty),
+            ty: -(b * self.tx + a * self.ty),
+        }
     }
 
     /// The transform whose unit crop is the window `[low, high]` x `[low, high]` of this one's.
@@ -257,13 +274,20 @@ impl Hull {
     pub fn of(points: &[Point]) -> Self {
         let mut sorted = [Point::default(); LANDMARKS];
         let mut count = 0;
-        for point in points.iter().take(LANDMARKS).filter(|p| p.x.is_finite() && p.y.is_finite()) {
+        for point in points
+            .iter()
+            .take(LANDMARKS)
+            .filter(|p| p.x.is_finite() && p.y.is_finite())
+        {
             sorted[count] = *point;
             count += 1;
         }
         let sorted = &mut sorted[..count];
         sorted.sort_unstable_by(|p, q| p.x.total_cmp(&q.x).then(p.y.total_cmp(&q.y)));
-        let mut hull = Self { vertices: [Point::default(); LANDMARKS], count: 0 };
+        let mut hull = Self {
+            vertices: [Point::default(); LANDMARKS],
+            count: 0,
+        };
         // Two chains share their end points, so a chain may need one slot more than the hull has.
         let mut chain = [Point::default(); LANDMARKS + 1];
         let mut length = 0;
@@ -309,7 +333,8 @@ impl Hull {
     /// Whether the point lies inside or on the edge.
     pub fn contains(&self, point: Point) -> bool {
         self.count > 0
-            && (0..self.count).all(|i| turn(self.vertices[i], self.vertices[(i + 1) % self.count], point) >= 0.0)
+            && (0..self.count)
+                .all(|i| turn(self.vertices[i], self.vertices[(i + 1) % self.count], point) >= 0.0)
     }
 }
 
@@ -329,8 +354,16 @@ mod tests {
 
     #[test]
     fn estimate_recovers_a_known_transform() {
-        let known = Similarity { a: 0.8, b: -0.3, tx: 12.0, ty: -4.0 };
-        let from: Vec<_> = MEAN_FACE.iter().map(|p| Point::new(p.x * 200.0, p.y * 200.0)).collect();
+        let known = Similarity {
+            a: 0.8,
+            b: -0.3,
+            tx: 12.0,
+            ty: -4.0,
+        };
+        let from: Vec<_> = MEAN_FACE
+            .iter()
+            .map(|p| Point::new(p.x * 200.0, p.y * 200.0))
+            .collect();
         let to: Vec<_> = from.iter().map(|p| known.apply(*p)).collect();
         let found = Similarity::estimate(&from, &to).unwrap();
         for point in from {
@@ -350,16 +383,32 @@ mod tests {
 
     #[test]
     fn window_zooms_into_the_crop() {
-        let crop = Similarity { a: 0.01, b: 0.002, tx: 0.1, ty: -0.2 };
+        let crop = Similarity {
+            a: 0.01,
+            b: 0.002,
+            tx: 0.1,
+            ty: -0.2,
+        };
         let chip = crop.window(0.075, 0.925);
         let p = Point::new(40.0, 60.0);
         let (in_crop, in_chip) = (crop.apply(p), chip.apply(p));
-        assert!(close(in_chip, Point::new((in_crop.x - 0.075) / 0.85, (in_crop.y - 0.075) / 0.85)));
+        assert!(close(
+            in_chip,
+            Point::new((in_crop.x - 0.075) / 0.85, (in_crop.y - 0.075) / 0.85)
+        ));
     }
 
     #[test]
     fn hull_of_a_square_with_inner_points() {
-        let points = [(0.0, 0.0), (4.0, 0.0), (4.0, 4.0), (0.0, 4.0), (2.0, 2.0), (1.0, 3.0), (2.0, 0.0)];
+        let points = [
+            (0.0, 0.0),
+            (4.0, 0.0),
+            (4.0, 4.0),
+            (0.0, 4.0),
+            (2.0, 2.0),
+            (1.0, 3.0),
+            (2.0, 0.0),
+        ];
         let hull = Hull::of(&points.map(|(x, y)| Point::new(x, y)));
         assert_eq!(hull.vertices().len(), 4);
         assert!(hull.contains(Point::new(2.0, 2.0)) && hull.contains(Point::new(0.0, 2.0)));
@@ -370,9 +419,17 @@ mod tests {
     #[test]
     fn degenerate_hulls_are_empty() {
         let line: Vec<_> = (0..68).map(|i| Point::new(i as f32, 2.0 * i as f32)).collect();
-        for points in [&[][..], &line, &[Point::new(1.0, 1.0); 68], &[Point::new(f32::NAN, 0.0); 3]] {
+        for points in [
+            &[][..],
+            &line,
+            &[Point::new(1.0, 1.0); 68],
+            &[Point::new(f32::NAN, 0.0); 3],
+        ] {
             let hull = Hull::of(points);
-            assert!(hull.is_empty() && !hull.contains(Point::new(1.0, 1.0)), "{points:?}");
+            assert!(
+                hull.is_empty() && !hull.contains(Point::new(1.0, 1.0)),
+                "{points:?}"
+            );
         }
     }
 }
