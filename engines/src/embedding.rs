@@ -1,0 +1,127 @@
+//! Who a face is, as a vector: dlib's ResNet-34.
+
+use kernels::{Kernels, Similarity, Values};
+
+use crate::{Engine, Error, Result, Signature};
+
+const NETWORK: &str = "embedding";
+/// Side of the chip in pixels.
+const SIDE: usize = 150;
+/// dlib's chip is this window of the aligned crop ([`kernels::FIVE_POINT_CHIP`] against [`kernels::MEAN_FACE_5`]).
+const CHIP: (f32, f32) = (0.075, 0.925);
+/// Numbers in an embedding.
+pub const EMBEDDING: usize = 128;
+
+/// What the ONNX file must look like: RGB in [`Values::Byte`] in; the embedding out.
+pub fn signature() -> Signature {
+    Signature::new(NETWORK)
+        .input("rgb255", &[None, Some(3), Some(SIDE), Some(SIDE)])
+        .output("embedding", &[None, Some(EMBEDDING)])
+}
+
+/// A face's identity as dlib's network gives it. Not of unit length (about 1.4). The distance of two pictures of one
+/// person is below 0.54, of two persons typically 0.75 to 0.9 (docs/networks.md).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Embedding(pub [f32; EMBEDDING]);
+
+impl Embedding {
+    /// Euclidean length.
+    pub fn length(&self) -> f32 {
+        self.0.iter().map(|v| v * v).sum::<f32>().sqrt()
+    }
+
+    /// The same direction with length 1; the zero embedding stays zero.
+    pub fn unit(&self) -> Self {
+        let length = self.length();
+        if length > 0.0 {
+            Self(self.0.map(|v| v / length))
+        } else {
+            *self
+        }
+    }
+
+    /// Euclidean distance.
+    pub fn distance(&self, other: &Self) -> f32 {
+        let square: f32 = self.0.iter().zip(&other.0).map(|(a, b)| (a - b) * (a - b)).sum();
+        square.sqrt()
+    }
+
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> bool {
+        self.0.iter().all(|v| v.is_finite())
+    }
+}
+
+/// Embeds aligned faces.
+pub struct Embedder<K: Kernels> {
+    engine: Box<dyn Engine<K>>,
+    max_faces: usize,
+    chips: K::Tensor,
+    output: [K::Tensor; 1],
+    windows: Vec<Similarity>,
+}
+
+impl<K: Kernels> Embedder<K> {
+    /// Takes a loaded engine and makes the tensors for `max_faces` faces per run; more faces take several runs.
+    ///
+    /// # Errors
+    /// The place's own when `max_faces` is 0 or memory is short.
+    pub fn new(kernels: &mut K, engine: Box<dyn Engine<K>>, max_faces: usize) -> Result<Self> {
+        Ok(Self {
+            engine,
+            max_faces,
+            chips: kernels.tensor([max_faces, 3, SIDE, SIDE])?,
+            output: [kernels.tensor([max_faces, EMBEDDING, 1, 1])?],
+            windows: Vec::with_capacity(max_faces),
+        })
+    }
+
+    /// Fills `embeddings` with one embedding per aligned face; whatever it held before is gone.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when the network gives no numbers; the engine's own. `embeddings` is then empty.
+    pub fn embed(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        aligns: &[Similarity],
+        embeddings: &mut Vec<Embedding>,
+    ) -> Result<()> {
+        embeddings.clear();
+        let embedded = self.embed_all(kernels, frame, aligns, embeddings);
+        if embedded.is_err() {
+            embeddings.clear();
+        }
+        embedded
+    }
+
+    fn embed_all(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        aligns: &[Similarity],
+        embeddings: &mut Vec<Embedding>,
+    ) -> Result<()> {
+        for aligns in aligns.chunks(self.max_faces) {
+            self.windows.clear();
+            self.windows
+                .extend(aligns.iter().map(|align| align.window(CHIP.0, CHIP.1)));
+            kernels.resize_batch(&mut self.chips, aligns.len())?;
+            kernels.resize_batch(&mut self.output[0], aligns.len())?;
+            kernels.warp(frame, &self.windows, Values::Byte, &mut self.chips)?;
+            self.engine.run(&[&self.chips], &mut self.output)?;
+            for values in kernels.read(&mut self.output[0])?.chunks_exact(EMBEDDING) {
+                let mut embedding = Embedding([0.0; EMBEDDING]);
+                embedding.0.copy_from_slice(values);
+                if !embedding.is_finite() {
+                    return Err(Error::NotFinite {
+                        network: NETWORK,
+                        tensor: "an embedding",
+                    });
+                }
+                embeddings.push(embedding);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Another face in the same pose, expression and light: our own network, after paper section 3.
+
+use kernels::{Kernels, Similarity, Values};
+
+use crate::embedding::EMBEDDING;
+use crate::{Embedding, Engine, Error, Result, Signature};
+
+const NETWORK: &str = "generator";
+
+/// What the ONNX file of a generator with crops of `side` pixels must look like: the aligned crop in
+/// [`Values::Signed`] and the unit-length target in; the generated face in [`Values::Signed`] and its mask in 0 to 1
+/// out (paper section 4.1).
+pub fn signature(side: usize) -> Signature {
+    let picture = |channels| [None, Some(channels), Some(side), Some(side)];
+    Signature::new(NETWORK)
+        .input("face", &picture(3))
+        .input("target", &[None, Some(EMBEDDING)])
+        .output("image", &picture(3))
+        .output("mask", &picture(1))
+}
+
+/// Generates faces. The result stays in the generator's tensors, where [`Kernels::blend`] takes it from.
+pub struct Generator<K: Kernels> {
+    engine: Box<dyn Engine<K>>,
+    side: usize,
+    max_faces: usize,
+    crops: K::Tensor,
+    targets: K::Tensor,
+    /// Image, mask.
+    outputs: [K::Tensor; 2],
+}
+
+impl<K: Kernels> Generator<K> {
+    /// Takes a loaded engine and makes the tensors for `max_faces` faces with crops of `side` pixels.
+    ///
+    /// # Errors
+    /// The place's own when `max_faces` or `side` is 0 or memory is short.
+    pub fn new(kernels: &mut K, engine: Box<dyn Engine<K>>, side: usize, max_faces: usize) -> Result<Self> {
+        Ok(Self {
+            engine,
+            side,
+            max_faces,
+            crops: kernels.tensor([max_faces, 3, side, side])?,
+            targets: kernels.tensor([max_faces, EMBEDDING, 1, 1])?,
+            outputs: [
+                kernels.tensor([max_faces, 3, side, side])?,
+                kernels.tensor([max_faces, 1, side, side])?,
+            ],
+        })
+    }
+
+    /// Generates one face per transform: entry `i` of [`Self::image`] and [`Self::mask`] belongs to `aligns[i]`.
+    /// `targets` are the embeddings to lead away from (paper section 4.2), of any length.
+    ///
+    /// # Errors
+    /// [`Error::Faces`] for more faces than the tensors hold; [`Error::Shape`] when there are not as many targets;
+    /// [`Error::NotFinite`] for a target, image or mask without numbers; the engine's own. The tensors then hold
+    /// nothing that may be shown.
+    pub fn generate(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        aligns: &[Similarity],
+        targets: &[Embedding],
+    ) -> Result<()> {
+        let faces = aligns.len();
+        if faces > self.max_faces {
+            return Err(Error::Faces {
+                network: NETWORK,
+                wanted: self.max_faces,
+                got: faces,
+            });
+        }
+        if targets.len() != faces {
+            return Err(Error::Shape {
+                network: NETWORK.into(),
+                tensor: "the list of targets".into(),
+                wanted: format!("one per face, {faces}"),
+                got: targets.len().to_string(),
+            });
+        }
+        let [image, mask] = &mut self.outputs;
+        for tensor in [&mut self.crops, &mut self.targets, image, mask] {
+            kernels.resize_batch(tensor, faces)?;
+        }
+        if faces == 0 {
+            return Ok(());
+        }
+        let not_finite = |tensor| Error::NotFinite {
+            network: NETWORK,
+            tensor,
+        };
+        for (entry, target) in targets.iter().enumerate() {
+            if !target.is_finite() {
+                return Err(not_finite("a target"));
+            }
+            kernels.write(&mut self.targets, entry, &target.unit().0)?;
+        }
+        kernels.warp(frame, aligns, Values::Signed, &mut self.crops)?;
+        self.engine
+            .run(&[&self.crops, &self.targets], &mut self.outputs)?;
+        let [image, mask] = &mut self.outputs;
+        for (tensor, name) in [(image, "a generated face"), (mask, "a mask")] {
+            if !kernels.read(tensor)?.iter().all(|v| v.is_finite()) {
+                return Err(not_finite(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The generated faces `[n, 3, side, side]`, RGB from -1 to 1.
+    pub fn image(&self) -> &K::Tensor {
+        &self.outputs[0]
+    }
+
+    /// Where the generated faces replace the person's, `[n, 1, side, side]`, 0 to 1.
+    pub fn mask(&self) -> &K::Tensor {
+        &self.outputs[1]
+    }
+
+    /// The masks, to read or raise.
+    pub fn mask_mut(&mut self) -> &mut K::Tensor {
+        &mut self.outputs[1]
+    }
+
+    /// Side of the crop in pixels.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+}
