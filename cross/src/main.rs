@@ -1,2 +1,73 @@
-//! Everything around the program.
-fn main() {}
+//! Everything around the program: `cargo xtask COMMAND` sets a bare machine up, shows the program, checks it and
+//! measures it. Only this package installs or downloads anything outside of the networks' store.
+
+mod bench;
+mod clips;
+mod demo;
+mod setup;
+mod steps;
+mod test;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Everything around the program `persona`",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the system packages that building and running need, saying which and why first
+    Setup,
+    /// Anonymize a clip: leaves out/demo.mp4 and the contact sheet out/demo.png
+    Demo {
+        /// Any video file; without it, two clips out of pinned packages
+        clip: Option<PathBuf>,
+    },
+    /// Make the demo's two input clips in out/, and nothing else
+    Clips,
+    /// Set up, then run every check of the repository
+    Test(test::Options),
+    /// Measure the whole job from decode to encode, beside another program when asked to
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::from(if error.is::<setup::CannotInstall>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let root = root();
+    match command {
+        Command::Setup => setup::ensure(),
+        Command::Demo { clip } => demo::run(root, clip.as_deref()),
+        Command::Clips => setup::ensure().and_then(|()| clips::defaults(root).map(drop)),
+        Command::Test(options) => test::run(root, &options),
+        Command::Bench(options) => bench::run(root, &options),
+    }
+}
+
+/// The top folder of the repository.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the folder cross lies in the repository")
+}

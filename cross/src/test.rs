@@ -1,0 +1,89 @@
+use std::{path::Path, process::Command};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{clips, setup, steps, steps::Steps};
+
+/// What `cargo xtask test` runs beyond the ordinary checks.
+#[derive(Args)]
+pub struct Options {
+    /// Also anonymize the default clips with the release build and look for exposed faces; many more random cases
+    #[arg(long)]
+    long: bool,
+}
+
+/// How many random cases each property gets with `--long`.
+const LONG_CASES: &str = "4096";
+
+/// Sets up and runs every check. All of them run, whatever becomes of the others.
+///
+/// # Errors
+/// When the set-up or a check failed.
+pub fn run(root: &Path, options: &Options) -> Result<()> {
+    setup::ensure()?;
+    let mut all = Steps::default();
+    let cargo = || steps::cargo(root);
+
+    all.step("format", || steps::run(cargo().args(["fmt", "--all", "--check"])));
+    all.step("lints", || {
+        steps::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
+    // The tests need the networks; the program that fetches them is the one under test.
+    all.step("networks", || {
+        let persona = steps::build_persona(root, "dev")?;
+        steps::run(Command::new(&persona).args(["models", "fetch"]))
+    });
+    all.step("tests", || {
+        let mut test = cargo();
+        test.args(["test", "--workspace"]);
+        if options.long {
+            test.env("PROPTEST_CASES", LONG_CASES);
+        }
+        steps::run(&mut test)
+    });
+    all.step("documentation", || {
+        steps::run(
+            cargo()
+                .args(["doc", "--workspace", "--no-deps"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )
+    });
+    if options.long {
+        all.step("exposure of the default clips", || exposure(root));
+    } else {
+        all.skip("exposure of the default clips", "only with --long");
+    }
+    all.finish()
+}
+
+/// Runs the release build over the default clips and lets the exposure tool judge every face of every frame.
+fn exposure(root: &Path) -> Result<()> {
+    let persona = steps::build_persona(root, "release")?;
+    for clip in clips::defaults(root)? {
+        let output = clip.with_extension("anonymized.mp4");
+        steps::run(
+            Command::new(&persona)
+                .arg("run")
+                .arg("--input")
+                .arg(&clip)
+                .arg("--output")
+                .arg(&output),
+        )?;
+        steps::run(
+            steps::cargo(root)
+                .args([
+                    "run",
+                    "--release",
+                    "--package",
+                    "tests",
+                    "--bin",
+                    "exposure",
+                    "--",
+                ])
+                .arg(&clip)
+                .arg(&output),
+        )?;
+    }
+    Ok(())
+}
