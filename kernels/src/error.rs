@@ -23,6 +23,24 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A face has no usable place in the frame: cover it instead.
+    #[error("{operation}: face {entry} {reason}")]
+    Placement {
+        /// The operation that refused.
+        operation: &'static str,
+        /// Which face, counted from 0.
+        entry: usize,
+        /// What is wrong with its place.
+        reason: &'static str,
+    },
+    /// A region to scale is not a box with an area.
+    #[error("{operation}: the region {region:?} is not a box with an area")]
+    Region {
+        /// The operation that refused.
+        operation: &'static str,
+        /// The region that was passed.
+        region: crate::Rect,
+    },
 }
 
 /// Result of this package.

@@ -1,5 +1,8 @@
 use crate::{Error, Result};
 
+/// The longest side of a frame: below it, positions in `f32` are exact to a thousandth of a pixel.
+const MOST_PIXELS: usize = 1 << 14;
+
 /// One plane of a frame: rows of `stride` bytes, of which the first ones are picture.
 #[derive(Debug)]
 pub struct Plane<'a> {
@@ -70,8 +73,21 @@ impl<'a> Frame<'a> {
     /// Checks the planes against the size and takes them.
     ///
     /// # Errors
-    /// [`Error::Frame`] when the size is zero, a stride is shorter than a row, or a plane is too short.
+    /// [`Error::Frame`] when a side is zero or above 16384 pixels, a stride is shorter than a row, or a plane is too short.
     pub fn new(width: usize, height: usize, color: Color, planes: Planes<'a>) -> Result<Self> {
+        let frame = Self {
+            width,
+            height,
+            color,
+            planes,
+        };
+        frame.check()?;
+        Ok(frame)
+    }
+
+    /// Whether the planes still fit the size: [`Self::planes_mut`] can replace them.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (width, height) = (self.width, self.height);
         let wrong = |reason: String| Error::Frame {
             width,
             height,
@@ -79,6 +95,9 @@ impl<'a> Frame<'a> {
         };
         if width == 0 || height == 0 {
             return Err(wrong("a frame needs at least one pixel".into()));
+        }
+        if width > MOST_PIXELS || height > MOST_PIXELS {
+            return Err(wrong(format!("a side may have at most {MOST_PIXELS} pixels")));
         }
         let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
         let check = |name: &str, plane: &Plane<'_>, row: usize, rows: usize| {
@@ -101,23 +120,17 @@ impl<'a> Frame<'a> {
                 Ok(())
             }
         };
-        match &planes {
+        match &self.planes {
             Planes::I420 { y, u, v } => {
                 check("Y", y, width, height)?;
                 check("U", u, half_width, half_height)?;
-                check("V", v, half_width, half_height)?;
+                check("V", v, half_width, half_height)
             }
             Planes::Nv12 { y, uv } => {
                 check("Y", y, width, height)?;
-                check("UV", uv, 2 * half_width, half_height)?;
+                check("UV", uv, 2 * half_width, half_height)
             }
         }
-        Ok(Self {
-            width,
-            height,
-            color,
-            planes,
-        })
     }
 
     /// Width in pixels.

@@ -9,10 +9,13 @@
 //! * Tensors are NCHW, `f32`, RGB; [`Values`] says what range the numbers have.
 //! * Frames stay in the camera's own format ([`Frame`]: I420 or NV12). Nothing here makes a full-frame copy.
 
+mod color;
 pub mod cpu;
+mod edges;
 mod error;
 mod frame;
 mod geometry;
+mod grid;
 
 pub use error::{Error, Result};
 pub use frame::{Color, Frame, Matrix, Plane, Planes, Range};
@@ -40,6 +43,8 @@ pub struct Placement {
 
 /// A region of a frame to make unrecognisable.
 #[derive(Debug, Clone, PartialEq)]
+// A box would be a heap allocation per covered face and frame.
+#[allow(clippy::large_enum_variant)]
 pub enum Region {
     /// The convex hull of a face's landmarks.
     Hull(Hull),

@@ -1,0 +1,103 @@
+//! Generated faces back into their frame.
+
+use super::rows::{change_chroma, luma, to_byte};
+use super::sample::{LANES, Lanes, Texel, add_texels};
+use crate::color::Coefficients;
+use crate::edges::Edges;
+use crate::grid::Grid;
+use crate::{Frame, Placement, Point};
+
+/// Fills `texels` (side x side) with Y, U, V and mask of a face (3 x side x side, -1 to 1) and its mask.
+///
+/// Colours are cut off at -1 and 1, the mask at 0 and 1. A pixel with a number that is not finite becomes
+/// opaque grey: what the network did not say must not let the person show through.
+fn convert(face: &[f32], mask: &[f32], color: &Coefficients, texels: &mut [Texel]) {
+    let grey = color.yuv([127.5; 3]);
+    let (red, rest) = face.split_at(mask.len());
+    let (green, blue) = rest.split_at(mask.len());
+    for ((((texel, r), g), b), m) in texels.iter_mut().zip(red).zip(green).zip(blue).zip(mask) {
+        let sound = r.is_finite() & g.is_finite() & b.is_finite() & m.is_finite();
+        let [y, u, v] = color.yuv([r, g, b].map(|c| (c.clamp(-1.0, 1.0) + 1.0) * 127.5));
+        *texel = if sound {
+            [y, u, v, m.clamp(0.0, 1.0)]
+        } else {
+            [grey[0], grey[1], grey[2], 1.0]
+        };
+    }
+}
+
+/// The mean texel of `LANES` cells from cell `(i, j)` on.
+fn sample(texels: &[Texel], side: usize, grid: &Grid, i: usize, j: usize) -> [Texel; LANES] {
+    let samples = grid.samples;
+    let mut sums = [[0.0; 4]; LANES];
+    for sample_j in 0..samples {
+        let (x0, y0) = grid.row(j * samples + sample_j);
+        for sample_i in 0..samples {
+            let number: Lanes = std::array::from_fn(|lane| ((i + lane) * samples + sample_i) as f32);
+            let x = number.map(|n| x0 + grid.a * n);
+            let y = number.map(|n| y0 + grid.b * n);
+            add_texels(texels, side, &x, &y, &mut sums);
+        }
+    }
+    let share = 1.0 / (samples * samples) as f32;
+    sums.map(|sum| sum.map(|value| value * share))
+}
+
+/// Blends one face. `texels` is scratch of side x side.
+pub(super) fn blend(
+    frame: &mut Frame<'_>,
+    placement: &Placement,
+    side: usize,
+    face: &[f32],
+    mask: &[f32],
+    texels: &mut [Texel],
+) {
+    convert(face, mask, &Coefficients::of(frame.color()), texels);
+    let edges = Edges::of(&placement.hull, frame.width(), frame.height());
+    let [left, top] = edges.origin;
+    let [width, height] = edges.size;
+    let corner = |dx: f32| Point::new(left as f32 + dx, top as f32);
+
+    let grid = Grid::of_frame(&placement.align, side, corner(0.0), 1.0);
+    for j in 0..height {
+        let row = edges.row(j as f32 + 0.5);
+        let span = row.span(0.5, 1.0, width);
+        for i in span.clone().step_by(LANES) {
+            let count = LANES.min(span.end - i);
+            let texels = sample(texels, side, &grid, i, j);
+            let mut weights = [0.0; LANES];
+            row.weights(i as f32 + 0.5, 1.0, &mut weights);
+            let pixels = luma(frame.planes_mut(), top + j, left + i, count);
+            for (lane, pixel) in pixels.iter_mut().enumerate() {
+                let [y, _, _, mask] = texels[lane];
+                *pixel = mix(*pixel, y, mask * weights[lane]);
+            }
+        }
+    }
+
+    // Chroma samples lie on every other pixel, between two rows.
+    let grid = Grid::of_frame(&placement.align, side, corner(-0.5), 2.0);
+    for j in 0..height.div_ceil(2) {
+        let row = edges.row(2.0 * j as f32 + 1.0);
+        let span = row.span(0.5, 2.0, width.div_ceil(2));
+        for i in span.clone().step_by(LANES) {
+            let count = LANES.min(span.end - i);
+            let texels = sample(texels, side, &grid, i, j);
+            let mut weights = [0.0; LANES];
+            row.weights(2.0 * i as f32 + 0.5, 2.0, &mut weights);
+            let (row, first) = (top / 2 + j, left / 2 + i);
+            change_chroma(frame.planes_mut(), row, first, count, |lane, [u, v]| {
+                let [_, to_u, to_v, mask] = texels[lane];
+                let weight = mask * weights[lane];
+                [mix(u, to_u, weight), mix(v, to_v, weight)]
+            });
+        }
+    }
+}
+
+/// `from + weight * (to - from)`, rounded to the nearest byte.
+#[inline(always)]
+fn mix(from: u8, to: f32, weight: f32) -> u8 {
+    let from = f32::from(from);
+    to_byte(from + weight * (to - from))
+}
