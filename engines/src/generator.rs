@@ -5,7 +5,7 @@ use kernels::{Kernels, Similarity, Values};
 use crate::embedding::EMBEDDING;
 use crate::{Embedding, Engine, Error, Result, Signature};
 
-const NETWORK: &str = "generator";
+pub(crate) const NETWORK: &str = "generator";
 
 /// What the ONNX file of a generator with crops of `side` pixels must look like: the aligned crop in
 /// [`Values::Signed`] and the unit-length target in; the generated face in [`Values::Signed`] and its mask in 0 to 1

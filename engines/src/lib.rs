@@ -3,11 +3,14 @@
 use kernels::Kernels;
 use kernels::cpu::Cpu;
 
+use models::{Network, Store};
+
 pub mod cpu;
 pub mod detector;
 pub mod embedding;
 mod error;
 pub mod generator;
+pub mod golden;
 pub mod landmarks;
 pub mod models;
 pub mod onnx;
@@ -17,6 +20,7 @@ pub use detector::{Detection, Detector, InputSize, suppress};
 pub use embedding::{Embedder, Embedding};
 pub use error::{Error, Result};
 pub use generator::Generator;
+pub use golden::Golden;
 pub use landmarks::Landmarker;
 pub use signature::{Port, Signature};
 
@@ -56,32 +60,25 @@ pub struct Options {
 /// Loads the four networks into ONNX Runtime and admits each by its golden values.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn networks_on_cpu(store: &models::Store, kernels: &mut Cpu, options: &Options) -> Result<Networks<Cpu>> {
+/// [`Error::NotFetched`] and [`Error::Hash`] when the store is incomplete, [`Error::Library`] when the runtime cannot be
+/// loaded, [`Error::Signature`] and [`Error::Golden`] when a network is not what this program was made for.
+pub fn networks_on_cpu(store: &Store, kernels: &mut Cpu, options: &Options) -> Result<Networks<Cpu>> {
     let runtime = cpu::Runtime::load(&store.runtime_library()?, options.threads)?;
-    let engine = |network, signature: Signature| runtime.engine(&store.load(network)?, &signature);
-    let faces = options.max_faces;
+    let mut admitted = |network, signature: &Signature, golden: &Golden| {
+        let mut engine = runtime.engine(&store.load(network)?, signature)?;
+        golden::admit(kernels, engine.as_mut(), golden)?;
+        Ok::<_, Error>(engine)
+    };
+    let golden = Golden::generator()?;
+    let side = golden.side();
+    let detector = admitted(Network::Detector, &detector::signature(), &Golden::detector())?;
+    let landmarks = admitted(Network::Landmarks, &landmarks::signature(), &Golden::landmarks())?;
+    let embedding = admitted(Network::Embedding, &embedding::signature(), &Golden::embedding())?;
+    let generator = admitted(Network::Generator, &generator::signature(side), &golden)?;
     Ok(Networks {
-        detector: Detector::new(
-            kernels,
-            engine(models::Network::Detector, detector::signature())?,
-            options.largest,
-        )?,
-        landmarker: Landmarker::new(
-            kernels,
-            engine(models::Network::Landmarks, landmarks::signature())?,
-            faces,
-        )?,
-        embedder: Embedder::new(
-            kernels,
-            engine(models::Network::Embedding, embedding::signature())?,
-            faces,
-        )?,
-        generator: Generator::new(
-            kernels,
-            engine(models::Network::Generator, generator::signature(128))?,
-            128,
-            faces,
-        )?,
+        detector: Detector::new(kernels, detector, options.largest)?,
+        landmarker: Landmarker::new(kernels, landmarks, options.max_faces)?,
+        embedder: Embedder::new(kernels, embedding, options.max_faces)?,
+        generator: Generator::new(kernels, generator, side, options.max_faces)?,
     })
 }
