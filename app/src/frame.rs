@@ -9,6 +9,9 @@ use kernels::Kernels;
 
 /// A buffer whose pixels can be looked at where the kernels `K` live.
 pub trait Pixels<K: Kernels>: Send {
+    /// Width and height in pixels of the frame that [`Pixels::with_frame`] gives.
+    fn size(&self) -> (usize, usize);
+
     /// Calls `work` with the frame's pixels, in place and without a copy.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
 //! The program.
 
 pub mod frame;
+pub mod pipeline;
+pub mod track;

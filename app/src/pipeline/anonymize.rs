@@ -1,0 +1,597 @@
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use engines::{Embedder, Embedding, Generator, Landmarker};
+use kernels::{Hull, Kernels, Landmarks, MEAN_FACE, Placement, Rect, Region, Similarity, Values};
+
+use super::{Error, Job, Policy, Reason, Settings, Shared, Stage, Stats, Treatment, mask, quality};
+use crate::frame::{Anonymized, Pixels};
+use crate::track::{Evidence, LandmarkFilter, Track, TrackId};
+
+/// Side of the crop in which sharpness is measured, pixels.
+const SHARPNESS_SIDE: usize = 64;
+/// Side of an aligned crop in frame pixels from which more size makes no better embedding: dlib's chip has 150.
+const ENOUGH_PIXELS: f32 = 176.0;
+/// A later frame's embedding replaces the one in use when its quality is this much better: often enough to leave a
+/// bad first frame behind, seldom enough that the new face keeps its looks.
+const CLEARLY_BETTER: f32 = 1.6;
+/// The detector's box ends at the chin and below the hair: a cover reaches further, in box sides.
+const COVER_SIDES: f32 = 0.15;
+const COVER_ABOVE: f32 = 0.3;
+const COVER_BELOW: f32 = 0.15;
+
+/// Proof that every face of a frame was replaced or covered, or the whole frame covered. Only [`Anonymize::treat`]
+/// and [`Anonymize::cover_frame`] make one, and only at their ends.
+struct Proof(());
+
+/// One face of the frame in work. Covered unless `replaced` is set, which only a finished blend does.
+struct Face {
+    track: Track,
+    /// Whether the face may still be replaced; if not, why.
+    candidate: Result<(), Reason>,
+    /// Alignment and hull, once the landmarks are trusted.
+    placement: Option<Placement>,
+    asymmetry: f32,
+    replaced: bool,
+}
+
+impl Face {
+    fn refuse(&mut self, reason: Reason) {
+        self.candidate = Err(reason);
+    }
+
+    fn treatment(&self) -> Treatment {
+        if self.replaced {
+            return Treatment::Generate;
+        }
+        // A face that no step refused, but none replaced either, was given up by a step that failed.
+        Treatment::Cover(self.candidate.err().unwrap_or(Reason::Network))
+    }
+
+    /// What to cover: the hull of trusted landmarks, else the box with hair line and chin.
+    fn region(&self) -> Region {
+        let policy = self.candidate == Err(Reason::Policy);
+        match self.placement.as_ref().filter(|_| !policy) {
+            Some(placement) => Region::Hull(placement.hull.clone()),
+            None => Region::Box(head(&self.track.rect)),
+        }
+    }
+}
+
+/// The detector's box grown to cover hair line and chin, never by less than two pixels.
+fn head(rect: &Rect) -> Rect {
+    let sides = (COVER_SIDES * rect.width).max(2.0);
+    let (above, below) = (
+        (COVER_ABOVE * rect.height).max(2.0),
+        (COVER_BELOW * rect.height).max(2.0),
+    );
+    Rect::new(
+        rect.x - sides,
+        rect.y - above,
+        rect.width + 2.0 * sides,
+        rect.height + above + below,
+    )
+}
+
+/// When the frame's time is up, and where its times are noted.
+struct Clock<'s> {
+    stats: &'s Stats,
+    deadline: Option<Instant>,
+}
+
+impl Clock<'_> {
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+    }
+
+    fn took(&self, stage: Stage, time: Duration) {
+        self.stats.took(stage, time);
+    }
+}
+
+/// What is remembered of a face from frame to frame.
+struct Memory {
+    id: TrackId,
+    filter: LandmarkFilter,
+    /// The face's identity, and the quality of the picture that it was taken from.
+    embedding: Option<(Embedding, f32)>,
+}
+
+/// Replaces or covers every face of a frame: the second half of the pipeline.
+pub struct Anonymize<K: Kernels> {
+    kernels: K,
+    landmarker: Landmarker<K>,
+    embedder: Embedder<K>,
+    generator: Generator<K>,
+    settings: Settings,
+    memories: Vec<Memory>,
+    sharpness: K::Tensor,
+    failing: bool,
+    // Lists whose memory is used again for every frame.
+    faces: Vec<Face>,
+    chosen: Vec<usize>,
+    boxes: Vec<Rect>,
+    landmarks: Vec<Landmarks>,
+    aligns: Vec<Similarity>,
+    embeddings: Vec<Embedding>,
+    qualities: Vec<f32>,
+    placements: Vec<Placement>,
+    regions: Vec<Region>,
+    mask: Vec<f32>,
+}
+
+impl<K: Kernels> Anonymize<K> {
+    /// Takes a place of its own and the networks, made for [`Settings::max_faces`].
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for settings out of range; [`Error::Kernels`] when memory is short.
+    pub fn new(
+        mut kernels: K,
+        landmarker: Landmarker<K>,
+        embedder: Embedder<K>,
+        generator: Generator<K>,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        settings.check()?;
+        let sharpness = kernels.tensor([1, 3, SHARPNESS_SIDE, SHARPNESS_SIDE])?;
+        Ok(Self {
+            kernels,
+            landmarker,
+            embedder,
+            generator,
+            settings: settings.clone(),
+            memories: Vec::new(),
+            sharpness,
+            failing: false,
+            faces: Vec::new(),
+            chosen: Vec::new(),
+            boxes: Vec::new(),
+            landmarks: Vec::new(),
+            aligns: Vec::new(),
+            embeddings: Vec::new(),
+            qualities: Vec::new(),
+            placements: Vec::new(),
+            regions: Vec::new(),
+            mask: Vec::new(),
+        })
+    }
+
+    /// Forgets every face.
+    pub(super) fn reset(&mut self) {
+        self.memories.clear();
+    }
+
+    /// Makes the job's frame fit to be shown; `None` when its pixels cannot be reached. Gives the job's list of
+    /// tracks back, to be used again.
+    pub(super) fn finish<B: Pixels<K>>(
+        &mut self,
+        mut job: Job<B>,
+        shared: &Shared,
+    ) -> (Option<Anonymized<B>>, Vec<Track>) {
+        let stats = &shared.stats;
+        let policy = shared.policy();
+        let sound = job.sound && policy != Policy::Shutter && !stats.is_faulty();
+        let proof = sound.then(|| self.try_treat(&mut job, policy, stats)).flatten();
+        let proof = proof.or_else(|| {
+            for _ in &job.tracks {
+                stats.covered(Reason::Frame);
+            }
+            self.try_cover_frame(&mut job, stats)
+        });
+        let Job {
+            frame,
+            arrived,
+            tracks,
+            ..
+        } = job;
+        let anonymized = proof.map(|Proof(())| frame.into_anonymized());
+        if anonymized.is_some() {
+            stats.frame();
+            stats.took(Stage::Total, arrived.elapsed());
+        } else {
+            stats.dropped();
+        }
+        (anonymized, tracks)
+    }
+
+    /// [`Self::treat`], with its failures reported: the frame must then be covered.
+    fn try_treat<B: Pixels<K>>(&mut self, job: &mut Job<B>, policy: Policy, stats: &Stats) -> Option<Proof> {
+        let Job {
+            frame,
+            arrived,
+            tracks,
+            ..
+        } = job;
+        let time = frame.time();
+        let deadline = self.settings.deadline.map(|deadline| *arrived + deadline);
+        let clock = Clock { stats, deadline };
+        // After a panic the state is not to be relied on: `is_faulty` keeps it from being used again.
+        let treated = catch_unwind(AssertUnwindSafe(|| {
+            frame.buffer_mut().with_frame(|pixels| {
+                let (proof, faces) = self.treat(pixels, tracks, time, policy, &clock)?;
+                // Counted only now: a frame that fails half-way is counted as covered.
+                for face in faces {
+                    match face.treatment() {
+                        Treatment::Generate => stats.generated(),
+                        Treatment::Cover(reason) => stats.covered(reason),
+                    }
+                }
+                Ok::<_, engines::Error>(proof)
+            })
+        }));
+        match treated {
+            Ok(Ok(Ok(proof))) => Some(proof),
+            Ok(Ok(Err(error))) => {
+                self.failed(&error);
+                None
+            }
+            Ok(Err(error)) => {
+                self.failed(&error);
+                None
+            }
+            Err(_) => {
+                log::error!("anonymization panicked: every frame from now on is covered whole");
+                stats.set_fault();
+                None
+            }
+        }
+    }
+
+    fn try_cover_frame<B: Pixels<K>>(&mut self, job: &mut Job<B>, stats: &Stats) -> Option<Proof> {
+        let start = Instant::now();
+        let covered = catch_unwind(AssertUnwindSafe(|| {
+            job.frame
+                .buffer_mut()
+                .with_frame(|pixels| self.cover_frame(pixels))
+        }));
+        let proof = match covered {
+            Ok(Ok(covered)) => covered.map_err(|error| self.failed(&error)).ok(),
+            Ok(Err(error)) => {
+                self.failed(&error);
+                None
+            }
+            Err(_) => {
+                stats.set_fault();
+                None
+            }
+        };
+        if proof.is_some() {
+            stats.frame_covered();
+            stats.took(Stage::Cover, start.elapsed());
+        }
+        proof
+    }
+
+    fn cover_frame(&mut self, frame: &mut K::Frame<'_>) -> kernels::Result<Proof> {
+        self.kernels.cover(frame, &[Region::Frame])?;
+        Ok(Proof(()))
+    }
+
+    /// Reports the first of a row of failures.
+    fn failed(&mut self, error: &dyn std::error::Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            log::error!("anonymization failed, what it concerns is covered: {error}");
+        }
+    }
+
+    /// Replaces or covers every one of `tracks`.
+    ///
+    /// A network that fails covers the faces that it was asked about. An error comes back only when a face's place is
+    /// not known or the covering itself fails.
+    fn treat(
+        &mut self,
+        frame: &mut K::Frame<'_>,
+        tracks: &[Track],
+        time: Duration,
+        policy: Policy,
+        clock: &Clock<'_>,
+    ) -> engines::Result<(Proof, &[Face])> {
+        if let Some(index) = tracks.iter().position(|track| !is_placed(&track.rect)) {
+            return Err(engines::Error::Face {
+                network: "tracker",
+                index,
+            });
+        }
+        let trust = self.settings.trust;
+        self.memories
+            .retain(|memory| tracks.iter().any(|track| track.id == memory.id));
+        self.faces.clear();
+        self.faces.extend(tracks.iter().map(|track| Face {
+            track: *track,
+            candidate: admit(track, policy, trust.smallest_face),
+            placement: None,
+            asymmetry: 0.0,
+            replaced: false,
+        }));
+        let mut sound = self.locate(frame, time, clock);
+        sound &= self.identify(frame, clock);
+        sound &= self.replace(frame, clock);
+        if sound {
+            self.failing = false;
+        }
+        let proof = self.cover_the_rest(frame, clock)?;
+        Ok((proof, &self.faces))
+    }
+
+    /// Lists the faces that may still be replaced in `chosen`. When time is up it refuses them all.
+    fn choose(&mut self, clock: &Clock<'_>) {
+        self.chosen.clear();
+        let late = clock.is_late();
+        for (index, face) in self.faces.iter_mut().enumerate() {
+            if face.candidate.is_ok() && late {
+                face.refuse(Reason::Late);
+            } else if face.candidate.is_ok() {
+                self.chosen.push(index);
+            }
+        }
+    }
+
+    /// Landmarks of the chosen faces; refuses those that are not to be relied on. `false` when the network failed.
+    fn locate(&mut self, frame: &K::Frame<'_>, time: Duration, clock: &Clock<'_>) -> bool {
+        self.choose(clock);
+        if self.chosen.is_empty() {
+            return true;
+        }
+        let start = Instant::now();
+        self.boxes.clear();
+        self.boxes
+            .extend(self.chosen.iter().map(|&index| self.faces[index].track.rect));
+        let located = self
+            .landmarker
+            .locate(&mut self.kernels, frame, &self.boxes, &mut self.landmarks);
+        if let Err(error) = &located {
+            self.landmarks.clear();
+            self.failed(error);
+        }
+        // A face without landmarks, whatever the network's reason, is refused here.
+        let landmarks = self.landmarks.iter().map(Some).chain(std::iter::repeat(None));
+        for (&index, landmarks) in self.chosen.iter().zip(landmarks) {
+            let face = &mut self.faces[index];
+            let memory = memory(&mut self.memories, face.track.id, &self.settings);
+            let placed = landmarks.ok_or(Reason::Network).and_then(|landmarks| {
+                let points = face.track.points.ok_or(Reason::Landmarks)?;
+                let pose = self.settings.trust.judge(&face.track.rect, &points, landmarks)?;
+                let size = face.track.rect.area().sqrt();
+                let smoothed = memory.filter.smooth(time, landmarks, size);
+                let align = Similarity::estimate(&smoothed, &MEAN_FACE).ok_or(Reason::Landmarks)?;
+                face.asymmetry = pose.asymmetry;
+                Ok(Placement {
+                    align,
+                    hull: Hull::of(&smoothed),
+                })
+            });
+            match placed {
+                Ok(placement) => face.placement = Some(placement),
+                Err(reason) => {
+                    memory.filter.reset();
+                    face.refuse(reason);
+                }
+            }
+        }
+        clock.took(Stage::Landmarks, start.elapsed());
+        located.is_ok()
+    }
+
+    /// Identities of the chosen faces that have none yet, or a clearly better picture than before.
+    fn identify(&mut self, frame: &K::Frame<'_>, clock: &Clock<'_>) -> bool {
+        self.choose(clock);
+        let start = Instant::now();
+        self.aligns.clear();
+        self.qualities.clear();
+        let mut asked = 0;
+        for position in 0..self.chosen.len() {
+            let index = self.chosen[position];
+            let face = &self.faces[index];
+            let Some(placement) = &face.placement else {
+                continue;
+            };
+            let align = placement.align;
+            // Sharpness is at most 1, so most frames need not measure it.
+            let best = (1.0 / (align.scale() * ENOUGH_PIXELS)).min(1.0) * (1.0 - face.asymmetry);
+            let known = memory(&mut self.memories, face.track.id, &self.settings)
+                .embedding
+                .map(|(_, q)| q);
+            if known.is_some_and(|known| best < CLEARLY_BETTER * known) {
+                continue;
+            }
+            let sharpness = match self.sharpness(frame, align) {
+                Ok(sharpness) => sharpness,
+                Err(error) => {
+                    self.failed(&error);
+                    return self.refuse_strangers();
+                }
+            };
+            let quality = best * sharpness;
+            if known.is_none_or(|known| quality >= CLEARLY_BETTER * known) {
+                self.chosen.swap(asked, position);
+                asked += 1;
+                self.aligns.push(align);
+                self.qualities.push(quality);
+            }
+        }
+        if asked == 0 {
+            return true;
+        }
+        let embedded = self
+            .embedder
+            .embed(&mut self.kernels, frame, &self.aligns, &mut self.embeddings);
+        if let Err(error) = &embedded {
+            self.embeddings.clear();
+            self.failed(error);
+        }
+        let results = self.embeddings.iter().zip(&self.qualities);
+        for (&index, (embedding, &quality)) in self.chosen.iter().zip(results) {
+            if embedding.is_finite() {
+                let id = self.faces[index].track.id;
+                memory(&mut self.memories, id, &self.settings).embedding = Some((*embedding, quality));
+            }
+        }
+        clock.took(Stage::Embed, start.elapsed());
+        self.refuse_strangers();
+        embedded.is_ok()
+    }
+
+    /// Refuses the faces of which no embedding is known; always `false`, for a step that failed.
+    fn refuse_strangers(&mut self) -> bool {
+        for face in self.faces.iter_mut().filter(|face| face.candidate.is_ok()) {
+            if memory(&mut self.memories, face.track.id, &self.settings)
+                .embedding
+                .is_none()
+            {
+                face.refuse(Reason::Network);
+            }
+        }
+        false
+    }
+
+    /// How sharp the face is, 0 to 1.
+    fn sharpness(&mut self, frame: &K::Frame<'_>, align: Similarity) -> kernels::Result<f32> {
+        self.kernels
+            .warp(frame, &[align], Values::Byte, &mut self.sharpness)?;
+        Ok(quality::sharpness(
+            self.kernels.read(&mut self.sharpness)?,
+            SHARPNESS_SIDE,
+        ))
+    }
+
+    /// Generates the chosen faces and blends them in. Far faces come first, so that the nearer of two that overlap
+    /// lies on top, in every frame alike.
+    fn replace(&mut self, frame: &mut K::Frame<'_>, clock: &Clock<'_>) -> bool {
+        self.choose(clock);
+        let faces = &self.faces;
+        self.chosen.sort_unstable_by(|&a, &b| {
+            let (a, b) = (&faces[a].track, &faces[b].track);
+            a.rect.area().total_cmp(&b.rect.area()).then(a.id.cmp(&b.id))
+        });
+        let (mut generating, mut blending) = (Duration::ZERO, Duration::ZERO);
+        let (mut from, mut sound) = (0, true);
+        while from < self.chosen.len() {
+            let to = self.chosen.len().min(from + self.settings.max_faces);
+            if clock.is_late() {
+                for &index in &self.chosen[from..] {
+                    self.faces[index].refuse(Reason::Late);
+                }
+                break;
+            }
+            let start = Instant::now();
+            let generated = self.generate(frame, from..to);
+            generating += start.elapsed();
+            let start = Instant::now();
+            let blended = generated.and_then(|()| {
+                let (image, mask) = (self.generator.image(), self.generator.mask());
+                Ok(self.kernels.blend(frame, &self.placements, image, mask)?)
+            });
+            blending += start.elapsed();
+            for &index in &self.chosen[from..to] {
+                let face = &mut self.faces[index];
+                // The mask may have refused the face: it has been blended with the others and is covered below.
+                face.replaced = blended.is_ok() && face.candidate.is_ok();
+            }
+            if let Err(error) = blended {
+                sound = false;
+                self.failed(&error);
+            }
+            from = to;
+        }
+        if !self.chosen.is_empty() {
+            clock.took(Stage::Generate, generating);
+            clock.took(Stage::Blend, blending);
+        }
+        sound
+    }
+
+    /// Generates the faces `chosen[range]` and sees to their masks.
+    fn generate(&mut self, frame: &K::Frame<'_>, range: Range<usize>) -> engines::Result<()> {
+        self.placements.clear();
+        self.aligns.clear();
+        self.embeddings.clear();
+        for &index in &self.chosen[range.clone()] {
+            let face = &self.faces[index];
+            let memory = memory(&mut self.memories, face.track.id, &self.settings);
+            if let (Some(placement), Some((embedding, _))) = (&face.placement, memory.embedding) {
+                self.placements.push(placement.clone());
+                self.aligns.push(placement.align);
+                self.embeddings.push(embedding);
+            }
+        }
+        if self.placements.len() != range.len() {
+            // Unreachable while `locate` and `identify` refuse what they cannot place or name.
+            return Err(engines::Error::Face {
+                network: "generator",
+                index: self.placements.len(),
+            });
+        }
+        self.generator
+            .generate(&mut self.kernels, frame, &self.aligns, &self.embeddings)?;
+        let side = self.generator.side();
+        self.mask.clear();
+        self.mask
+            .extend_from_slice(self.kernels.read(self.generator.mask_mut())?);
+        for (entry, values) in self
+            .mask
+            .chunks_exact_mut(side * side)
+            .enumerate()
+            .take(range.len())
+        {
+            let floor = self.settings.mask_floor;
+            let covered = mask::raise(values, side, &self.placements[entry], floor);
+            self.kernels.write(self.generator.mask_mut(), entry, values)?;
+            // Written so that a number which is none fails.
+            if !(covered >= self.settings.mask_coverage) {
+                self.faces[self.chosen[range.start + entry]].refuse(Reason::Mask);
+            }
+        }
+        Ok(())
+    }
+
+    /// Covers every face that was not replaced. Comes last, so that no blend can bring anything back.
+    fn cover_the_rest(&mut self, frame: &mut K::Frame<'_>, clock: &Clock<'_>) -> kernels::Result<Proof> {
+        let start = Instant::now();
+        self.regions.clear();
+        self.regions
+            .extend(self.faces.iter().filter(|face| !face.replaced).map(Face::region));
+        if !self.regions.is_empty() {
+            self.kernels.cover(frame, &self.regions)?;
+            clock.took(Stage::Cover, start.elapsed());
+        }
+        Ok(Proof(()))
+    }
+}
+
+/// Whether a track may be replaced at all.
+fn admit(track: &Track, policy: Policy, smallest: f32) -> Result<(), Reason> {
+    match (policy, track.evidence) {
+        (Policy::Cover | Policy::Shutter, _) => Err(Reason::Policy),
+        (_, Evidence::Tentative) => Err(Reason::Tentative),
+        (_, Evidence::Coasting) => Err(Reason::Coasting),
+        (_, Evidence::LookAhead) => Err(Reason::LookAhead),
+        (_, Evidence::Detected) if track.rect.width.min(track.rect.height) < smallest => Err(Reason::Small),
+        (_, Evidence::Detected) => Ok(()),
+    }
+}
+
+/// Whether a box can be covered.
+fn is_placed(rect: &Rect) -> bool {
+    [rect.x, rect.y, rect.width, rect.height]
+        .iter()
+        .all(|v| v.is_finite())
+        && rect.width >= 0.0
+        && rect.height >= 0.0
+}
+
+/// The face's memory, new for a new face.
+fn memory<'m>(memories: &'m mut Vec<Memory>, id: TrackId, settings: &Settings) -> &'m mut Memory {
+    let index = memories
+        .iter()
+        .position(|memory| memory.id == id)
+        .unwrap_or_else(|| {
+            memories.push(Memory {
+                id,
+                filter: LandmarkFilter::new(settings.smoothing),
+                embedding: None,
+            });
+            memories.len() - 1
+        });
+    &mut memories[index]
+}
