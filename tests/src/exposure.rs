@@ -1,0 +1,325 @@
+//! Was a face changed between the input and the output of an anonymizer, or is what differs only what an encoder did?
+//!
+//! # Definition
+//! A face is judged on the luma of the middle of its box ([`INNER`] of its width and height), averaged to a grid of at
+//! most [`GRID`] x [`GRID`] cells, with the local mean (of [`LOCAL`] of the grid's side) taken away: what is left is the
+//! face's detail at the scale that carries identity. Brightness and contrast do not count: the output's detail is
+//! compared with the input's times the gain that fits best. That gives
+//! * `similarity`: the correlation of the two details, 1 for a copy, 0 for something unrelated;
+//! * `difference`: the root mean square of what the gain leaves over, in luma levels of 0 to 255;
+//! * `background`: the same difference on patches of the same size around the face, where nothing was to be changed: what
+//!   the encoder did ([`QUANTILE`] of them; patches near any face do not count).
+//!
+//! The face is **changed** when `difference` is at least [`FLOOR`] levels and either `similarity` is below [`UNRELATED`],
+//! or it is below [`COPY`] and `difference` is at least [`RATIO`] times `background`. Everything else is **exposed**: in
+//! doubt, a face counts as exposed.
+
+use kernels::Rect;
+
+/// Part of the box's width and height that is judged: inside the hull of any face that looks to the front.
+pub const INNER: f32 = 0.65;
+/// Most cells along one side of the grid.
+pub const GRID: usize = 24;
+/// Side of the window of the local mean, in grid sides.
+pub const LOCAL: f32 = 0.5;
+/// Smallest difference that can be a change, in luma levels.
+pub const FLOOR: f32 = 2.0;
+/// Below this similarity nothing of the face is left, whatever the encoder did.
+pub const UNRELATED: f32 = 0.5;
+/// From this similarity on a face is a copy, whatever the background says.
+pub const COPY: f32 = 0.97;
+/// How many times the background's difference a change must be.
+pub const RATIO: f32 = 3.0;
+/// Which of the background's differences counts: that share of them is smaller.
+pub const QUANTILE: f32 = 0.75;
+/// Background patches keep this many box sizes away from every face's middle.
+const CLEARANCE: f32 = 1.6;
+
+/// The luma plane of a frame: `stride` bytes a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Luma<'a> {
+    /// Rows of `stride` bytes, of which `width` are picture.
+    pub data: &'a [u8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+}
+
+/// What was measured on one face of one frame, see the module's definition.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judgement {
+    /// Correlation of the details, -1 to 1.
+    pub similarity: f32,
+    /// Root mean square of the detail's change, in luma levels.
+    pub difference: f32,
+    /// The same around the faces; 0 when every patch around lies near a face or outside of the frame.
+    pub background: f32,
+}
+
+impl Judgement {
+    /// Whether the face was changed; if not, it is exposed.
+    pub fn changed(&self) -> bool {
+        self.difference >= FLOOR
+            && (self.similarity < UNRELATED
+                || (self.similarity < COPY && self.difference >= RATIO * self.background))
+    }
+}
+
+/// Judges one face. `faces` are the boxes of all faces in the frame, the judged one among them. `None` when the middle
+/// of the box has no pixels in the frame.
+///
+/// # Panics
+/// When the two planes have different sizes.
+pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> Option<Judgement> {
+    assert_eq!((input.width, input.height), (output.width, output.height));
+    let inner = face.scaled(INNER);
+    let (similarity, difference) = compare(input, output, inner)?;
+    let mut around: Vec<f32> = background(face)
+        .into_iter()
+        .map(|offset| Rect::new(inner.x + offset.0, inner.y + offset.1, inner.width, inner.height))
+        .filter(|patch| {
+            faces
+                .iter()
+                .all(|face| patch.intersection(&face.scaled(CLEARANCE)).area() <= 0.0)
+        })
+        .filter(|patch| visible(input, *patch) >= 0.5)
+        .filter_map(|patch| compare(input, output, patch))
+        .map(|(_, difference)| difference)
+        .collect();
+    around.sort_by(f32::total_cmp);
+    let position = (QUANTILE * around.len().saturating_sub(1) as f32).round() as usize;
+    Some(Judgement {
+        similarity,
+        difference,
+        background: around.get(position).copied().unwrap_or_default(),
+    })
+}
+
+/// Where the background patches lie: on two squares around the face.
+fn background(face: Rect) -> Vec<(f32, f32)> {
+    let mut offsets = Vec::with_capacity(24);
+    for ring in [1.3, 2.2] {
+        for (x, y) in [
+            (-1, -1),
+            (0, -1),
+            (1, -1),
+            (-1, 0),
+            (1, 0),
+            (-1, 1),
+            (0, 1),
+            (1, 1),
+        ] {
+            offsets.push((x as f32 * ring * face.width, y as f32 * ring * face.height));
+        }
+    }
+    offsets
+}
+
+/// Which part of the box lies in the frame, 0 to 1.
+fn visible(plane: Luma<'_>, rect: Rect) -> f32 {
+    let frame = Rect::new(0.0, 0.0, plane.width as f32, plane.height as f32);
+    rect.intersection(&frame).area() / rect.area().max(f32::MIN_POSITIVE)
+}
+
+/// Similarity and difference of the detail inside `region`.
+fn compare(input: Luma<'_>, output: Luma<'_>, region: Rect) -> Option<(f32, f32)> {
+    let frame = Rect::new(0.0, 0.0, input.width as f32, input.height as f32);
+    let region = region.intersection(&frame);
+    let pixels = region.width.min(region.height);
+    // Less than 4 cells have no detail; NaN from a broken box ends here too.
+    if !(pixels >= 4.0) {
+        return None;
+    }
+    let side = (pixels as usize).min(GRID);
+    let before = detail(&grid(input, region, side), side);
+    let after = detail(&grid(output, region, side), side);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let (energy, cross) = (dot(&before, &before), dot(&before, &after));
+    let similarity = cross / (energy * dot(&after, &after)).sqrt().max(f32::MIN_POSITIVE);
+    // A gain near 0 would explain a covered face away: only contrast changes that keep the face are compensated.
+    let gain = if energy > 0.0 {
+        (cross / energy).clamp(0.5, 2.0)
+    } else {
+        1.0
+    };
+    let left: f32 = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| (after - gain * before).powi(2))
+        .sum();
+    Some((similarity, (left / before.len() as f32).sqrt()))
+}
+
+/// Averages a region to `side` x `side` cells. The region lies in the frame and has at least `side` pixels a side.
+fn grid(plane: Luma<'_>, region: Rect, side: usize) -> Vec<f32> {
+    let edges = |start: f32, length: f32, limit: usize| -> Vec<usize> {
+        (0..=side)
+            .map(|cell| ((start + length * cell as f32 / side as f32).round() as usize).min(limit))
+            .collect()
+    };
+    let columns = edges(region.x, region.width, plane.width);
+    let rows = edges(region.y, region.height, plane.height);
+    let mut cells = Vec::with_capacity(side * side);
+    for row in rows.windows(2) {
+        for column in columns.windows(2) {
+            let (mut sum, mut count) = (0_u32, 0_u32);
+            for y in row[0]..row[1] {
+                let start = y * plane.stride;
+                for value in &plane.data[start + column[0]..start + column[1]] {
+                    sum += u32::from(*value);
+                    count += 1;
+                }
+            }
+            cells.push(sum as f32 / count.max(1) as f32);
+        }
+    }
+    cells
+}
+
+/// Takes the local mean away.
+fn detail(cells: &[f32], side: usize) -> Vec<f32> {
+    let reach = ((0.5 * LOCAL * side as f32) as usize).max(1);
+    let mut detail = Vec::with_capacity(cells.len());
+    for row in 0..side {
+        let rows = row.saturating_sub(reach)..(row + reach + 1).min(side);
+        for column in 0..side {
+            let columns = column.saturating_sub(reach)..(column + reach + 1).min(side);
+            let sum: f32 = rows
+                .clone()
+                .flat_map(|row| &cells[row * side + columns.start..row * side + columns.end])
+                .sum();
+            detail.push(cells[row * side + column] - sum / (rows.len() * columns.len()) as f32);
+        }
+    }
+    detail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTH: usize = 320;
+    const HEIGHT: usize = 240;
+
+    /// A textured scene with something like a face in `face`: two dark eyes, a nose, a mouth.
+    fn scene(face: Rect) -> Vec<u8> {
+        let mut data = vec![0; WIDTH * HEIGHT];
+        for (index, value) in data.iter_mut().enumerate() {
+            let (x, y) = ((index % WIDTH) as f32, (index / WIDTH) as f32);
+            let texture = 120.0 + 25.0 * (x * 0.31).sin() * (y * 0.23).cos();
+            let (u, v) = ((x - face.x) / face.width, (y - face.y) / face.height);
+            let spot = |cu: f32, cv: f32, ru: f32, rv: f32| {
+                (-((u - cu) / ru).powi(2) - ((v - cv) / rv).powi(2)).exp()
+            };
+            *value = if (0.0..1.0).contains(&u) && (0.0..1.0).contains(&v) {
+                let dark = 70.0 * (spot(0.33, 0.4, 0.08, 0.05) + spot(0.67, 0.4, 0.08, 0.05))
+                    + 30.0 * spot(0.5, 0.58, 0.06, 0.1)
+                    + 50.0 * spot(0.5, 0.77, 0.16, 0.05);
+                170.0 - 20.0 * u - dark
+            } else {
+                texture
+            } as u8;
+        }
+        data
+    }
+
+    fn luma(data: &[u8]) -> Luma<'_> {
+        Luma {
+            data,
+            stride: WIDTH,
+            width: WIDTH,
+            height: HEIGHT,
+        }
+    }
+
+    /// What an encoder does, roughly: noise of `level` everywhere, the same at every run.
+    fn encoded(data: &[u8], level: f32) -> Vec<u8> {
+        let mut state = 1_u32;
+        data.iter()
+            .map(|value| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let noise = (state >> 8) as f32 / 16_777_216.0 - 0.5;
+                (f32::from(*value) + 3.46 * level * noise).round() as u8
+            })
+            .collect()
+    }
+
+    fn inside(data: &[u8], region: Rect, change: impl Fn(usize, usize, u8) -> u8) -> Vec<u8> {
+        let mut data = data.to_vec();
+        for y in region.y as usize..region.bottom() as usize {
+            for x in region.x as usize..region.right() as usize {
+                data[y * WIDTH + x] = change(x, y, data[y * WIDTH + x]);
+            }
+        }
+        data
+    }
+
+    fn faces() -> [Rect; 4] {
+        [12.0, 24.0, 60.0, 110.0].map(|side| Rect::new(100.0, 60.0, side, 1.25 * side))
+    }
+
+    #[test]
+    fn a_copy_is_exposed_whatever_the_encoder_did() {
+        for face in faces() {
+            let input = scene(face);
+            for level in [0.0, 1.0, 2.0, 4.0] {
+                let output = encoded(&input, level);
+                let found = judge(luma(&input), luma(&output), face, &[face]).unwrap();
+                assert!(!found.changed(), "{} px, noise {level}: {found:?}", face.width);
+            }
+        }
+    }
+
+    #[test]
+    fn a_brighter_or_flatter_copy_is_exposed() {
+        for face in faces() {
+            let input = scene(face);
+            for (gain, offset) in [(1.0, 30.0), (0.8, 0.0), (0.7, 40.0)] {
+                let output = inside(&input, face, |_, _, value| {
+                    (gain * f32::from(value) + offset) as u8
+                });
+                let found = judge(luma(&input), luma(&encoded(&output, 1.0)), face, &[face]).unwrap();
+                assert!(!found.changed(), "{} px, {gain}, {offset}: {found:?}", face.width);
+            }
+        }
+    }
+
+    #[test]
+    fn a_covered_face_is_changed() {
+        for face in faces() {
+            let input = scene(face);
+            for level in [0.0, 2.0, 4.0] {
+                // A flat fill that varies slowly, as the cover kernel makes it.
+                let output = inside(&input, face, |x, y, _| 90 + (x / 16 + y / 16) as u8);
+                let found = judge(luma(&input), luma(&encoded(&output, level)), face, &[face]).unwrap();
+                assert!(found.changed(), "{} px, noise {level}: {found:?}", face.width);
+            }
+        }
+    }
+
+    #[test]
+    fn another_face_in_the_same_pose_is_changed() {
+        let face = Rect::new(100.0, 60.0, 80.0, 100.0);
+        let input = scene(face);
+        // Features moved by a twentieth of the face, as another person's would be.
+        let other = scene(Rect::new(104.0, 56.0, 80.0, 108.0));
+        let output = inside(&input, face.scaled(0.9), |x, y, _| other[y * WIDTH + x]);
+        let found = judge(luma(&input), luma(&encoded(&output, 1.0)), face, &[face]).unwrap();
+        assert!(found.changed(), "{found:?}");
+    }
+
+    #[test]
+    fn half_a_face_is_enough_to_be_judged() {
+        let face = Rect::new(-30.0, 60.0, 60.0, 75.0);
+        let input = scene(face);
+        let copy = judge(luma(&input), luma(&encoded(&input, 1.0)), face, &[face]).unwrap();
+        assert!(!copy.changed(), "{copy:?}");
+        assert_eq!(
+            judge(luma(&input), luma(&input), Rect::new(-90.0, 0.0, 60.0, 75.0), &[]),
+            None
+        );
+    }
+}
