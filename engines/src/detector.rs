@@ -273,3 +273,147 @@ fn suppress_from(found: &mut Vec<Detection>, start: usize, iou: f32) {
     }
     found.truncate(kept);
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels::cpu::{Cpu, Tensor};
+
+    use super::*;
+    use crate::testing::{Scripted, grey};
+
+    const SIZE: InputSize = InputSize {
+        width: 64,
+        height: 32,
+    };
+    const COLUMNS: usize = 16;
+    const CELLS: usize = 16 * 8;
+
+    /// A box of 8 x 16 input pixels (width x height) at the cell, its five points in its corners and middle.
+    fn face(outputs: &mut [Tensor], row: usize, column: usize, score: f32) {
+        let cell = row * COLUMNS + column;
+        outputs[0].data_mut()[cell] = score;
+        outputs[1].data_mut()[cell] = 4f32.ln();
+        outputs[1].data_mut()[CELLS + cell] = 2f32.ln();
+        outputs[2].data_mut()[cell] = 0.25;
+        outputs[2].data_mut()[CELLS + cell] = -0.5;
+        for (j, (x, y)) in [(0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0, 1.0)]
+            .into_iter()
+            .enumerate()
+        {
+            outputs[3].data_mut()[2 * j * CELLS + cell] = y;
+            outputs[3].data_mut()[(2 * j + 1) * CELLS + cell] = x;
+        }
+    }
+
+    fn detect(region: Rect, found: &mut Vec<Detection>, maps: fn(&mut [Tensor])) -> Result<()> {
+        let mut kernels = Cpu::default();
+        let engine = Scripted(move |_: &[&Tensor], outputs: &mut [Tensor]| {
+            outputs.iter_mut().for_each(|output| output.data_mut().fill(0.0));
+            maps(outputs);
+        });
+        let mut detector = Detector::new(&mut kernels, Box::new(engine), SIZE)?;
+        grey(128, 64, |frame| {
+            detector.detect(&mut kernels, frame, region, SIZE, 0.35, found)
+        })
+    }
+
+    #[test]
+    fn a_cell_becomes_a_box_in_frame_pixels() {
+        struct Case {
+            region: Rect,
+            rect: Rect,
+        }
+        // Cell (row 4, column 6): centre x (6 - 0.5 + 0.5) * 4 = 24, centre y (4 + 0.25 + 0.5) * 4 = 19.
+        let cases = [
+            Case {
+                region: Rect::new(0.0, 0.0, 64.0, 32.0),
+                rect: Rect::new(20.0, 11.0, 8.0, 16.0),
+            },
+            Case {
+                region: Rect::new(0.0, 0.0, 128.0, 64.0),
+                rect: Rect::new(40.0, 22.0, 16.0, 32.0),
+            },
+            Case {
+                region: Rect::new(10.0, -20.0, 32.0, 64.0),
+                rect: Rect::new(20.0, 2.0, 4.0, 32.0),
+            },
+        ];
+        for Case { region, rect } in cases {
+            let mut found = Vec::new();
+            detect(region, &mut found, |outputs| face(outputs, 4, 6, 0.9)).unwrap();
+            let [face] = found.as_slice() else {
+                panic!("{found:?}")
+            };
+            assert!(face.rect.iou(&rect) > 0.9999, "{:?} {rect:?}", face.rect);
+            assert!(face.points[0].distance(Point::new(rect.x, rect.y)) < 1e-3);
+            assert!(face.points[2].distance(rect.center()) < 1e-3);
+            assert!(face.points[4].distance(Point::new(rect.right(), rect.bottom())) < 1e-3);
+            assert_eq!(face.score, 0.9);
+        }
+    }
+
+    #[test]
+    fn threshold_and_suppression() {
+        let mut found = Vec::new();
+        let whole = Rect::new(0.0, 0.0, 64.0, 32.0);
+        detect(whole, &mut found, |outputs| {
+            face(outputs, 4, 6, 0.8);
+            // Four pixels to the right: half of each box is shared, a third of both.
+            face(outputs, 4, 7, 0.9);
+            face(outputs, 4, 12, 0.36);
+            face(outputs, 0, 0, 0.35);
+        })
+        .unwrap();
+        let scores: Vec<_> = found.iter().map(|face| face.score).collect();
+        assert_eq!(scores, [0.9, 0.36]);
+
+        // Boxes found before are neither dropped nor do they drop others.
+        detect(whole, &mut found, |outputs| face(outputs, 4, 7, 0.95)).unwrap();
+        assert_eq!(found.len(), 3);
+        suppress(&mut found, SAME_FACE_IOU);
+        assert_eq!(
+            found.iter().map(|face| face.score).collect::<Vec<_>>(),
+            [0.95, 0.36]
+        );
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_an_error_and_add_nothing() {
+        let broken: [fn(&mut [Tensor]); 3] = [
+            |outputs| outputs[0].data_mut()[CELLS - 1] = f32::NAN,
+            |outputs| outputs[1].data_mut()[4 * COLUMNS + 6] = f32::INFINITY,
+            |outputs| outputs[3].data_mut()[4 * COLUMNS + 6] = f32::NAN,
+        ];
+        for spoil in broken {
+            let mut kernels = Cpu::default();
+            let engine = Scripted(move |_: &[&Tensor], outputs: &mut [Tensor]| {
+                outputs.iter_mut().for_each(|output| output.data_mut().fill(0.0));
+                face(outputs, 4, 6, 0.9);
+                spoil(outputs);
+            });
+            let mut detector = Detector::new(&mut kernels, Box::new(engine), SIZE).unwrap();
+            let whole = Rect::new(0.0, 0.0, 64.0, 32.0);
+            let mut found = Vec::new();
+            let result = grey(64, 32, |frame| {
+                detector.detect(&mut kernels, frame, whole, SIZE, 0.35, &mut found)
+            });
+            assert!(matches!(result, Err(Error::NotFinite { .. })), "{result:?}");
+            assert!(found.is_empty());
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (width, height, wanted) in [(1, 1, (32, 32)), (640, 360, (640, 384)), (1280, 720, (1280, 736))] {
+            let size = InputSize::covering(width, height);
+            assert_eq!((size.width, size.height), wanted);
+        }
+        let size = |width, height| InputSize { width, height };
+        for bad in [size(0, 32), size(33, 32), size(64, 64), size(usize::MAX - 31, 32)] {
+            let error = check_size(bad, Some(SIZE)).unwrap_err();
+            assert!(matches!(error, Error::Shape { .. }), "{error}");
+        }
+        // As many pixels as the largest, in another form.
+        check_size(size(32, 64), Some(SIZE)).unwrap();
+    }
+}

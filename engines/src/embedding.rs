@@ -125,3 +125,56 @@ impl<K: Kernels> Embedder<K> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels::cpu::{Cpu, Tensor};
+    use kernels::{MEAN_FACE_5, Point, Rect};
+
+    use super::*;
+    use crate::testing::{Scripted, grey};
+
+    #[test]
+    fn length_and_distance() {
+        let mut three_four = Embedding([0.0; EMBEDDING]);
+        assert_eq!(three_four.unit(), three_four);
+        three_four.0[5] = 3.0;
+        three_four.0[77] = 4.0;
+        assert_eq!(three_four.length(), 5.0);
+        assert!((three_four.unit().length() - 1.0).abs() < 1e-6);
+        assert_eq!(three_four.distance(&three_four), 0.0);
+        assert_eq!(three_four.distance(&Embedding([0.0; EMBEDDING])), 5.0);
+        three_four.0[0] = f32::NAN;
+        assert!(!three_four.is_finite());
+    }
+
+    #[test]
+    fn the_chip_is_dlibs_window_of_the_crop() {
+        let align = Similarity::of_square(&Rect::new(0.0, 0.0, 1.0, 1.0)).unwrap();
+        let chip = align.window(CHIP.0, CHIP.1);
+        for (point, dlib) in MEAN_FACE_5.iter().zip(kernels::FIVE_POINT_CHIP) {
+            assert!(chip.apply(*point).distance(dlib) < 2e-3, "{point:?}");
+        }
+    }
+
+    #[test]
+    fn faces_in_several_runs_and_numbers_that_are_not_finite() {
+        for (value, faces, wanted) in [(0.5, 5, Some(5)), (0.5, 0, Some(0)), (f32::NAN, 3, None)] {
+            let mut kernels = Cpu::default();
+            let engine = Scripted(move |inputs: &[&Tensor], outputs: &mut [Tensor]| {
+                assert_eq!(inputs[0].shape(), [outputs[0].shape()[0], 3, SIDE, SIDE]);
+                outputs[0].data_mut().fill(value);
+            });
+            let mut embedder = Embedder::new(&mut kernels, Box::new(engine), 2).unwrap();
+            let align =
+                Similarity::estimate(&[Point::new(8.0, 8.0), Point::new(24.0, 8.0)], &MEAN_FACE_5[..2]);
+            let aligns = vec![align.unwrap(); faces];
+            let mut embeddings = vec![Embedding([0.0; EMBEDDING])];
+            let result = grey(32, 32, |frame| {
+                embedder.embed(&mut kernels, frame, &aligns, &mut embeddings)
+            });
+            assert_eq!(result.is_ok(), wanted.is_some());
+            assert_eq!(embeddings.len(), wanted.unwrap_or(0));
+        }
+    }
+}

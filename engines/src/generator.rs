@@ -128,3 +128,66 @@ impl<K: Kernels> Generator<K> {
         self.side
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels::Rect;
+    use kernels::cpu::{Cpu, Tensor};
+
+    use super::*;
+    use crate::testing::{Scripted, grey};
+
+    const SIDE: usize = 16;
+
+    /// Generates `faces` faces with targets of value 2; the engine gives `image` and a mask of 0.5.
+    fn generate(faces: usize, targets: usize, target: f32, image: f32) -> (Result<()>, usize) {
+        let mut kernels = Cpu::default();
+        let engine = Scripted(move |inputs: &[&Tensor], outputs: &mut [Tensor]| {
+            for unit in inputs[1].data().chunks_exact(EMBEDDING) {
+                let length = unit.iter().map(|v| v * v).sum::<f32>().sqrt();
+                assert!((length - 1.0).abs() < 1e-5, "{length}");
+            }
+            outputs[0].data_mut().fill(image);
+            outputs[1].data_mut().fill(0.5);
+        });
+        let mut generator = Generator::new(&mut kernels, Box::new(engine), SIDE, 3).unwrap();
+        let align = Similarity::of_square(&Rect::new(4.0, 4.0, 16.0, 16.0)).unwrap();
+        let aligns = vec![align; faces];
+        let targets = vec![Embedding([target; EMBEDDING]); targets];
+        let result = grey(32, 32, |frame| {
+            generator.generate(&mut kernels, frame, &aligns, &targets)
+        });
+        assert_eq!(generator.image().shape()[1..], [3, SIDE, SIDE]);
+        (result, generator.mask().shape()[0])
+    }
+
+    #[test]
+    fn one_entry_per_face_and_targets_of_unit_length() {
+        for faces in 0..=3 {
+            let (result, entries) = generate(faces, faces, 2.0, 0.0);
+            result.unwrap();
+            assert_eq!(entries, faces);
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_shown_is_an_error() {
+        assert!(matches!(
+            generate(4, 4, 2.0, 0.0).0,
+            Err(Error::Faces {
+                wanted: 3,
+                got: 4,
+                ..
+            })
+        ));
+        assert!(matches!(generate(2, 1, 2.0, 0.0).0, Err(Error::Shape { .. })));
+        assert!(matches!(
+            generate(2, 2, f32::NAN, 0.0).0,
+            Err(Error::NotFinite { .. })
+        ));
+        assert!(matches!(
+            generate(2, 2, 2.0, f32::NAN).0,
+            Err(Error::NotFinite { .. })
+        ));
+    }
+}

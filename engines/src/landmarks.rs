@@ -107,3 +107,79 @@ fn is_finite(align: &Similarity) -> bool {
         .iter()
         .all(|v| v.is_finite())
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels::cpu::{Cpu, Tensor};
+
+    use super::*;
+    use crate::testing::{Scripted, grey};
+
+    fn locate(boxes: &[Rect], value: f32) -> (Result<()>, Vec<Landmarks>, usize) {
+        let mut kernels = Cpu::default();
+        let (runs, counted) = std::sync::mpsc::channel();
+        let engine = Scripted(move |inputs: &[&Tensor], outputs: &mut [Tensor]| {
+            runs.send(inputs[0].shape()[0]).unwrap();
+            assert_eq!(inputs[0].shape()[0], outputs[0].shape()[0]);
+            outputs[0].data_mut().fill(value);
+        });
+        let mut landmarker = Landmarker::new(&mut kernels, Box::new(engine), 2).unwrap();
+        let mut landmarks = vec![[Point::default(); LANDMARKS]];
+        let result = grey(64, 64, |frame| {
+            landmarker.locate(&mut kernels, frame, boxes, &mut landmarks)
+        });
+        drop(landmarker);
+        (result, landmarks, counted.iter().sum())
+    }
+
+    #[test]
+    fn crop_fractions_become_frame_pixels() {
+        // The crop is a square of 1.1 times the larger side about the box's middle.
+        let rect = Rect::new(10.0, 20.0, 10.0, 20.0);
+        for (value, wanted) in [
+            (0.5, Point::new(15.0, 30.0)),
+            (0.0, Point::new(4.0, 19.0)),
+            (1.0, Point::new(26.0, 41.0)),
+        ] {
+            let (result, landmarks, _) = locate(&[rect], value);
+            result.unwrap();
+            assert!(
+                landmarks[0].iter().all(|point| point.distance(wanted) < 1e-3),
+                "{:?}",
+                landmarks[0][0]
+            );
+        }
+    }
+
+    #[test]
+    fn more_faces_than_one_run_holds() {
+        let boxes: Vec<_> = (0..5).map(|i| Rect::new(i as f32, 0.0, 8.0, 8.0)).collect();
+        let (result, landmarks, faces) = locate(&boxes, 0.5);
+        result.unwrap();
+        assert_eq!((landmarks.len(), faces), (5, 5));
+        for (i, face) in landmarks.iter().enumerate() {
+            assert!(face[67].distance(Point::new(i as f32 + 4.0, 4.0)) < 1e-3);
+        }
+        let (result, landmarks, faces) = locate(&[], 0.5);
+        result.unwrap();
+        assert_eq!((landmarks.len(), faces), (0, 0));
+    }
+
+    #[test]
+    fn what_has_no_answer_is_an_error_and_leaves_nothing() {
+        let good = Rect::new(0.0, 0.0, 8.0, 8.0);
+        for (boxes, value) in [
+            (vec![good, good, Rect::default()], 0.5),
+            (vec![Rect::new(f32::NAN, 0.0, 8.0, 8.0)], 0.5),
+            (vec![good], f32::NAN),
+            (vec![good], f32::INFINITY),
+        ] {
+            let (result, landmarks, _) = locate(&boxes, value);
+            assert!(
+                matches!(result, Err(Error::Face { .. } | Error::NotFinite { .. })),
+                "{result:?}"
+            );
+            assert!(landmarks.is_empty());
+        }
+    }
+}

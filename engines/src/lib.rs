@@ -82,3 +82,41 @@ pub fn networks_on_cpu(store: &Store, kernels: &mut Cpu, options: &Options) -> R
         generator: Generator::new(kernels, generator, side, options.max_faces)?,
     })
 }
+
+#[cfg(test)]
+mod testing {
+    //! An engine with known outputs, and a frame for it.
+
+    use kernels::cpu::{Cpu, Tensor};
+    use kernels::{Color, Frame, Matrix, Plane, Planes, Range};
+
+    use crate::{Engine, Result};
+
+    pub struct Scripted<F>(pub F);
+
+    impl<F: FnMut(&[&Tensor], &mut [Tensor]) + Send> Engine<Cpu> for Scripted<F> {
+        fn run(&mut self, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<()> {
+            (self.0)(inputs, outputs);
+            Ok(())
+        }
+    }
+
+    pub fn grey<R>(width: usize, height: usize, work: impl FnOnce(&Frame<'_>) -> R) -> R {
+        let (mut luma, mut chroma) = (vec![128; width * height], vec![128; width * height.div_ceil(2)]);
+        let planes = Planes::Nv12 {
+            y: Plane {
+                data: &mut luma,
+                stride: width,
+            },
+            uv: Plane {
+                data: &mut chroma,
+                stride: width,
+            },
+        };
+        let color = Color {
+            matrix: Matrix::Bt601,
+            range: Range::Full,
+        };
+        work(&Frame::new(width, height, color, planes).unwrap())
+    }
+}
