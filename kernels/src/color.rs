@@ -57,18 +57,22 @@ impl Coefficients {
     #[inline(always)]
     pub(crate) fn rgb(&self, y: f32, u: f32, v: f32) -> [f32; 3] {
         let l = y * self.luma;
+        let red = l + self.red_v * v;
+        let green = (l - self.green_u * u) - self.green_v * v;
+        let blue = l + self.blue_u * u;
         [
-            l + self.red_v * v,
-            (l - self.green_u * u) - self.green_v * v,
-            l + self.blue_u * u,
+            red.clamp(0.0, 255.0),
+            green.clamp(0.0, 255.0),
+            blue.clamp(0.0, 255.0),
         ]
-        .map(|c| c.clamp(0.0, 255.0))
     }
 
     /// Y, U and V (with their offsets) of RGB from 0 to 255.
     #[inline(always)]
     pub(crate) fn yuv(&self, rgb: [f32; 3]) -> [f32; 3] {
-        [self.y, self.u, self.v].map(|k| ((k[0] * rgb[0] + k[1] * rgb[1]) + k[2] * rgb[2]) + k[3])
+        let [r, g, b] = rgb;
+        let weigh = |k: [f32; 4]| ((k[0] * r + k[1] * g) + k[2] * b) + k[3];
+        [weigh(self.y), weigh(self.u), weigh(self.v)]
     }
 }
 

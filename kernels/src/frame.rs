@@ -2,6 +2,8 @@ use crate::{Error, Result};
 
 /// The longest side of a frame: below it, positions in `f32` are exact to a thousandth of a pixel.
 const MOST_PIXELS: usize = 1 << 14;
+/// The most bytes of a plane: positions in it are `u32`.
+const MOST_BYTES: usize = 1 << 31;
 
 /// One plane of a frame: rows of `stride` bytes, of which the first ones are picture.
 #[derive(Debug)]
@@ -101,16 +103,18 @@ impl<'a> Frame<'a> {
         }
         let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
         let check = |name: &str, plane: &Plane<'_>, row: usize, rows: usize| {
-            let needed = plane
-                .stride
-                .checked_mul(rows - 1)
-                .and_then(|bytes| bytes.checked_add(row));
+            let needed = plane.stride.saturating_mul(rows - 1).saturating_add(row);
             if plane.stride < row {
                 Err(wrong(format!(
                     "plane {name} has stride {}, a row needs {row} bytes",
                     plane.stride
                 )))
-            } else if needed.is_none_or(|needed| plane.data.len() < needed) {
+            } else if needed.max(plane.stride) > MOST_BYTES {
+                Err(wrong(format!(
+                    "plane {name} with stride {} is longer than {MOST_BYTES} bytes",
+                    plane.stride
+                )))
+            } else if plane.data.len() < needed {
                 let got = plane.data.len();
                 Err(wrong(format!(
                     "plane {name} has {got} bytes, {rows} rows of stride {} need more",

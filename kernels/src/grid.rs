@@ -80,10 +80,19 @@ impl Grid {
         Map::of(align).grid(corner, cell, side as f64)
     }
 
-    /// Position of sample `(0, j)`.
-    pub(crate) fn row(&self, j: usize) -> (f32, f32) {
-        let j = j as f32;
-        (self.x0 - self.b * j, self.y0 + self.a * j)
+    /// Positions of the samples `(first + k * step, j)`.
+    #[inline(always)]
+    pub(crate) fn positions<const N: usize>(&self, first: usize, step: usize, j: usize) -> [[f32; N]; 2] {
+        let (first, step, j) = (first as f32, step as f32, j as f32);
+        let (x0, y0) = (self.x0 - self.b * j, self.y0 + self.a * j);
+        let (mut x, mut y) = ([0.0; N], [0.0; N]);
+        for k in 0..N {
+            // Sample numbers stay far below 2^24: this is exact.
+            let i = first + step * k as i32 as f32;
+            x[k] = x0 + self.a * i;
+            y[k] = y0 + self.b * i;
+        }
+        [x, y]
     }
 }
 

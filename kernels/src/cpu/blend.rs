@@ -1,7 +1,7 @@
 //! Generated faces back into their frame.
 
 use super::rows::{change_chroma, luma, to_byte};
-use super::sample::{LANES, Lanes, Texel, add_texels};
+use super::sample::{LANES, Texel, add_texels};
 use crate::color::Coefficients;
 use crate::edges::Edges;
 use crate::grid::Grid;
@@ -26,21 +26,21 @@ fn convert(face: &[f32], mask: &[f32], color: &Coefficients, texels: &mut [Texel
     }
 }
 
-/// The mean texel of `LANES` cells from cell `(i, j)` on.
-fn sample(texels: &[Texel], side: usize, grid: &Grid, i: usize, j: usize) -> [Texel; LANES] {
+/// The mean texels of `LANES` cells from cell `(i, j)` on.
+fn sample(texels: &[Texel], side: usize, grid: &Grid, i: usize, j: usize, means: &mut [Texel; LANES]) {
     let samples = grid.samples;
-    let mut sums = [[0.0; 4]; LANES];
+    *means = [[0.0; 4]; LANES];
     for sample_j in 0..samples {
-        let (x0, y0) = grid.row(j * samples + sample_j);
         for sample_i in 0..samples {
-            let number: Lanes = std::array::from_fn(|lane| ((i + lane) * samples + sample_i) as f32);
-            let x = number.map(|n| x0 + grid.a * n);
-            let y = number.map(|n| y0 + grid.b * n);
-            add_texels(texels, side, &x, &y, &mut sums);
+            let first = i * samples + sample_i;
+            let [x, y] = grid.positions(first, samples, j * samples + sample_j);
+            add_texels(texels, side, &x, &y, means);
         }
     }
     let share = 1.0 / (samples * samples) as f32;
-    sums.map(|sum| sum.map(|value| value * share))
+    for value in means.as_flattened_mut() {
+        *value *= share;
+    }
 }
 
 /// Blends one face. `texels` is scratch of side x side.
@@ -58,18 +58,19 @@ pub(super) fn blend(
     let [width, height] = edges.size;
     let corner = |dx: f32| Point::new(left as f32 + dx, top as f32);
 
+    let mut means = [[0.0; 4]; LANES];
     let grid = Grid::of_frame(&placement.align, side, corner(0.0), 1.0);
     for j in 0..height {
         let row = edges.row(j as f32 + 0.5);
         let span = row.span(0.5, 1.0, width);
         for i in span.clone().step_by(LANES) {
             let count = LANES.min(span.end - i);
-            let texels = sample(texels, side, &grid, i, j);
+            sample(texels, side, &grid, i, j, &mut means);
             let mut weights = [0.0; LANES];
             row.weights(i as f32 + 0.5, 1.0, &mut weights);
             let pixels = luma(frame.planes_mut(), top + j, left + i, count);
             for (lane, pixel) in pixels.iter_mut().enumerate() {
-                let [y, _, _, mask] = texels[lane];
+                let [y, _, _, mask] = means[lane];
                 *pixel = mix(*pixel, y, mask * weights[lane]);
             }
         }
@@ -82,12 +83,12 @@ pub(super) fn blend(
         let span = row.span(0.5, 2.0, width.div_ceil(2));
         for i in span.clone().step_by(LANES) {
             let count = LANES.min(span.end - i);
-            let texels = sample(texels, side, &grid, i, j);
+            sample(texels, side, &grid, i, j, &mut means);
             let mut weights = [0.0; LANES];
             row.weights(2.0 * i as f32 + 0.5, 2.0, &mut weights);
             let (row, first) = (top / 2 + j, left / 2 + i);
             change_chroma(frame.planes_mut(), row, first, count, |lane, [u, v]| {
-                let [_, to_u, to_v, mask] = texels[lane];
+                let [_, to_u, to_v, mask] = means[lane];
                 let weight = mask * weights[lane];
                 [mix(u, to_u, weight), mix(v, to_v, weight)]
             });

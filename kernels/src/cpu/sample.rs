@@ -11,24 +11,29 @@ pub(super) type Lanes = [f32; LANES];
 /// Which four neighbours each sample lies between, and where.
 #[derive(Debug)]
 pub(super) struct Taps {
-    column: [u32; LANES],
-    row: [u32; LANES],
+    /// Where `p00` begins in the array.
+    index: [u32; LANES],
     fx: Lanes,
     fy: Lanes,
 }
 
 impl Taps {
     /// The neighbours of positions in an array of `width` x `height` samples, where sample 0 lies at 0.0;
-    /// positions outside are moved to the border. The second neighbour exists wherever the side is at least 2.
-    pub(super) fn new(x: &Lanes, y: &Lanes, width: usize, height: usize) -> Self {
+    /// positions outside are moved to the border. Elements are `size` apart and rows `stride`, all within `u32`.
+    #[inline(always)]
+    fn new(x: &Lanes, y: &Lanes, [width, height]: [usize; 2], size: usize, stride: usize) -> Self {
         let mut taps = Self {
-            column: [0; LANES],
-            row: [0; LANES],
+            index: [0; LANES],
             fx: [0.0; LANES],
             fy: [0.0; LANES],
         };
-        split(x, width, &mut taps.column, &mut taps.fx);
-        split(y, height, &mut taps.row, &mut taps.fy);
+        for lane in 0..LANES {
+            let (column, fx) = split(x[lane], width);
+            let (row, fy) = split(y[lane], height);
+            taps.index[lane] = row * stride as u32 + column * size as u32;
+            taps.fx[lane] = fx;
+            taps.fy[lane] = fy;
+        }
         taps
     }
 
@@ -42,16 +47,23 @@ impl Taps {
     }
 }
 
-/// Whole and fractional part of positions moved into `0 ..= side - 1`, with whole parts up to `side - 2`.
-fn split(positions: &Lanes, side: usize, whole: &mut [u32; LANES], fraction: &mut Lanes) {
+/// At 1.5 * 2^23 floats lie 1 apart: adding it rounds to the nearest integer, which the lowest bits then hold.
+const INTEGERS: f32 = 12_582_912.0;
+
+/// Whole and fractional part of a position moved into `0 ..= side - 1`. The whole part goes up to `side - 2`, so
+/// the fraction may be 1; with a side of 1 both are 0.
+#[inline(always)]
+fn split(position: f32, side: usize) -> (u32, f32) {
     let last = (side - 1) as f32;
     let most = side.saturating_sub(2) as f32;
-    for lane in 0..LANES {
-        let position = positions[lane].clamp(0.0, last);
-        let floor = (position as i32 as f32).min(most);
-        whole[lane] = floor as i32 as u32;
-        fraction[lane] = position - floor;
-    }
+    let position = position.clamp(0.0, last);
+    let near = (position - 0.5 + INTEGERS) - INTEGERS;
+    // Not `min`, which takes care of NaN.
+    let below = if near < most { near } else { most };
+    (
+        (below + INTEGERS).to_bits() - INTEGERS.to_bits(),
+        position - below,
+    )
 }
 
 /// The plane of a frame with its size in samples, to read.
@@ -78,42 +90,59 @@ impl<'a> View<'a> {
         &self.data[row * self.stride..][..self.width * SIZE]
     }
 
-    /// The neighbours of each sample: `SIZE` bytes each of `p00`, `p01`, `p10`, `p11`.
-    fn gather<const SIZE: usize>(&self, taps: &Taps, bytes: &mut [[[u8; SIZE]; 4]; LANES]) {
-        let right = if self.width > 1 { SIZE } else { 0 };
-        let down = if self.height > 1 { self.stride } else { 0 };
-        let at = |index: usize| -> [u8; SIZE] {
-            let mut sample = [0; SIZE];
-            sample.copy_from_slice(&self.data[index..index + SIZE]);
-            sample
-        };
-        for (lane, bytes) in bytes.iter_mut().enumerate() {
-            let index = taps.row[lane] as usize * self.stride + taps.column[lane] as usize * SIZE;
-            *bytes = [
-                at(index),
-                at(index + right),
-                at(index + down),
-                at(index + down + right),
-            ];
+    /// `N` bytes from `index` on. In a plane with a side of 1 a sample lacks neighbours: they weigh nothing and
+    /// read as 0.
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, index: u32) -> [u8; N] {
+        let index = index as usize;
+        match self.data.get(index..index + N) {
+            Some(bytes) => std::array::from_fn(|i| bytes[i]),
+            None => std::array::from_fn(|i| self.data.get(index + i).copied().unwrap_or(0)),
         }
     }
 
+    /// Adds samples of a plane with one channel.
     fn sample(&self, taps: &Taps, offset: f32, values: &mut Lanes) {
-        let mut bytes = [[[0; 1]; 4]; LANES];
-        self.gather(taps, &mut bytes);
+        let mut packed = [0; LANES];
+        for (lane, packed) in packed.iter_mut().enumerate() {
+            let index = taps.index[lane];
+            let ([p00, p01], [p10, p11]) = (self.bytes(index), self.bytes(index + self.stride as u32));
+            *packed = u32::from_le_bytes([p00, p01, p10, p11]);
+        }
         for lane in 0..LANES {
-            values[lane] += taps.mix(lane, bytes[lane].map(|[b]| f32::from(b))) - offset;
+            let packed = packed[lane];
+            let p = [
+                byte(packed, 0),
+                byte(packed, 8),
+                byte(packed, 16),
+                byte(packed, 24),
+            ];
+            values[lane] += taps.mix(lane, p) - offset;
         }
     }
 
+    /// Adds samples of a plane with two interleaved channels.
     fn sample_pairs(&self, taps: &Taps, offset: f32, u: &mut Lanes, v: &mut Lanes) {
-        let mut bytes = [[[0; 2]; 4]; LANES];
-        self.gather(taps, &mut bytes);
+        let mut packed = [[0; LANES]; 2];
         for lane in 0..LANES {
-            u[lane] += taps.mix(lane, bytes[lane].map(|[b, _]| f32::from(b))) - offset;
-            v[lane] += taps.mix(lane, bytes[lane].map(|[_, b]| f32::from(b))) - offset;
+            let index = taps.index[lane];
+            packed[0][lane] = u32::from_le_bytes(self.bytes(index));
+            packed[1][lane] = u32::from_le_bytes(self.bytes(index + self.stride as u32));
+        }
+        for lane in 0..LANES {
+            let [top, bottom] = [packed[0][lane], packed[1][lane]];
+            let p = [byte(top, 0), byte(top, 16), byte(bottom, 0), byte(bottom, 16)];
+            u[lane] += taps.mix(lane, p) - offset;
+            let p = [byte(top, 8), byte(top, 24), byte(bottom, 8), byte(bottom, 24)];
+            v[lane] += taps.mix(lane, p) - offset;
         }
     }
+}
+
+/// One byte of four as a number. Signed, because vectors of baseline x86-64 convert nothing else.
+#[inline(always)]
+fn byte(packed: u32, shift: u32) -> f32 {
+    ((packed >> shift) & 0xFF) as i32 as f32
 }
 
 /// Y, U and V of samples, as sums.
@@ -142,19 +171,27 @@ impl Sum {
         x: &Lanes,
         y: &Lanes,
     ) {
-        let taps = Taps::new(x, y, width, height);
         let (Planes::I420 { y: luma, .. } | Planes::Nv12 { y: luma, .. }) = planes;
+        let taps = Taps::new(x, y, [width, height], 1, luma.stride);
         View::new(luma, width, height).sample(&taps, black, &mut self.y);
 
         // A chroma sample shares its place with the left luma sample of its four, between the rows.
+        let (mut half_x, mut half_y) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            half_x[lane] = 0.5 * x[lane];
+            half_y[lane] = 0.5 * y[lane] - 0.25;
+        }
+        let (x, y) = (half_x, half_y);
         let (width, height) = (width.div_ceil(2), height.div_ceil(2));
-        let taps = Taps::new(&x.map(|x| 0.5 * x), &y.map(|y| 0.5 * y - 0.25), width, height);
         match planes {
             Planes::I420 { u, v, .. } => {
-                View::new(u, width, height).sample(&taps, 128.0, &mut self.u);
-                View::new(v, width, height).sample(&taps, 128.0, &mut self.v);
+                for (plane, sum) in [(u, &mut self.u), (v, &mut self.v)] {
+                    let taps = Taps::new(&x, &y, [width, height], 1, plane.stride);
+                    View::new(plane, width, height).sample(&taps, 128.0, sum);
+                }
             }
             Planes::Nv12 { uv, .. } => {
+                let taps = Taps::new(&x, &y, [width, height], 2, uv.stride);
                 View::new(uv, width, height).sample_pairs(&taps, 128.0, &mut self.u, &mut self.v);
             }
         }
@@ -166,11 +203,11 @@ pub(super) type Texel = [f32; 4];
 
 /// Adds bilinear samples of a square of texels.
 pub(super) fn add_texels(texels: &[Texel], side: usize, x: &Lanes, y: &Lanes, sums: &mut [Texel; LANES]) {
-    let taps = Taps::new(x, y, side, side);
+    let taps = Taps::new(x, y, [side; 2], 1, side);
     let right = usize::from(side > 1);
     let down = side * right;
     for (lane, sums) in sums.iter_mut().enumerate() {
-        let index = taps.row[lane] as usize * side + taps.column[lane] as usize;
+        let index = taps.index[lane] as usize;
         let p = [
             texels[index],
             texels[index + right],

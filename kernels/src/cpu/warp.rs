@@ -1,6 +1,6 @@
 //! Crops out of a frame.
 
-use super::sample::{LANES, Lanes, Sum};
+use super::sample::{LANES, Sum};
 use crate::color::Coefficients;
 use crate::grid::Grid;
 use crate::{Frame, Similarity, Values};
@@ -19,20 +19,18 @@ pub(super) fn warp(frame: &Frame<'_>, align: &Similarity, values: Values, side: 
         for i in (0..side).step_by(LANES) {
             let mut sum = Sum::zero();
             for sample_j in 0..samples {
-                let (x0, y0) = grid.row(j * samples + sample_j);
                 for sample_i in 0..samples {
-                    let number: Lanes = std::array::from_fn(|lane| ((i + lane) * samples + sample_i) as f32);
-                    let x = number.map(|n| x0 + grid.a * n);
-                    let y = number.map(|n| y0 + grid.b * n);
+                    let first = i * samples + sample_i;
+                    let [x, y] = grid.positions(first, samples, j * samples + sample_j);
                     sum.add(frame.planes(), size, color.black, &x, &y);
                 }
             }
             let mut rgb = [[0.0; LANES]; 3];
             for lane in 0..LANES {
-                let pixel = color.rgb(sum.y[lane] * share, sum.u[lane] * share, sum.v[lane] * share);
-                for (channel, value) in rgb.iter_mut().zip(pixel) {
-                    channel[lane] = value * scale + offset;
-                }
+                let [r, g, b] = color.rgb(sum.y[lane] * share, sum.u[lane] * share, sum.v[lane] * share);
+                rgb[0][lane] = r * scale + offset;
+                rgb[1][lane] = g * scale + offset;
+                rgb[2][lane] = b * scale + offset;
             }
             let count = LANES.min(side - i);
             for (channel, values) in [&mut *red, &mut *green, &mut *blue].into_iter().zip(&rgb) {
