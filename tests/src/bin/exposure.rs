@@ -40,8 +40,8 @@ const PRINTED: usize = 20;
          cells and its local mean (of a window of half the box) is taken away. `similarity` is the correlation of what is \
          left in input and output, `difference` the root mean square of the output's minus the input's times the contrast \
          that fits best, in luma levels of 255; `background` is the same difference on patches of that size around the \
-         face: what the encoder did. A face is changed when difference >= {floor} and (similarity < {unrelated}, or \
-         similarity < {copy} and difference >= {ratio} x background). It must be changed against the input's frames just \
+         face: what the encoder did. A face is changed when similarity < {copy}, difference >= {floor} and difference >= \
+         {ratio} x background ({unrelated_ratio} x where similarity < {unrelated}). It must be changed against the input's frames just \
          before and after too, so that a shifted time does not look like a change. Everything else is exposed.",
         inner = 100.0 * exposure::INNER,
         grid = exposure::GRID,
@@ -49,6 +49,7 @@ const PRINTED: usize = 20;
         unrelated = exposure::UNRELATED,
         copy = exposure::COPY,
         ratio = exposure::RATIO,
+        unrelated_ratio = exposure::UNRELATED_RATIO,
     )
 )]
 struct Arguments {
@@ -68,6 +69,9 @@ struct Arguments {
     /// Threads for the detector
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Compare the n-th frames instead of those at the same time: for inputs with missing or broken timestamps
+    #[arg(long)]
+    by_order: bool,
     /// Also write every face-frame's measurements to this file
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -77,7 +81,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(report) => {
-            report.print();
+            if let Err(error) = report.print() {
+                eprintln!("exposure: {error:#}");
+            }
             if report.per_thousand() > arguments.allow {
                 return ExitCode::FAILURE;
             }
@@ -114,11 +120,16 @@ impl Report {
         1000.0 * self.exposed().count() as f64 / self.faces.len().max(1) as f64
     }
 
-    fn print(&self) {
+    fn print(&self) -> Result<()> {
+        let mut out = std::io::stdout().lock();
         let exposed = self.exposed().count();
-        println!("frames        {}", self.frames);
-        println!("face-frames   {}", self.faces.len());
-        println!("exposed       {exposed} ({:.2} per 1,000)", self.per_thousand());
+        writeln!(out, "frames        {}", self.frames)?;
+        writeln!(out, "face-frames   {}", self.faces.len())?;
+        writeln!(
+            out,
+            "exposed       {exposed} ({:.2} per 1,000)",
+            self.per_thousand()
+        )?;
         let mut distances: Vec<f32> = self.faces.iter().filter_map(|face| face.identity).collect();
         distances.sort_by(f32::total_cmp);
         if let (Some(median), Some(lowest)) = (distances.get(distances.len() / 2), distances.first()) {
@@ -126,27 +137,33 @@ impl Report {
                 .iter()
                 .filter(|distance| **distance < SAME_PERSON)
                 .count();
-            println!(
+            writeln!(
+                out,
                 "identity      {} faces of {RECOGNIZABLE} px or more: distance median {median:.2}, lowest {lowest:.2}; \
                  {same} nearer than {SAME_PERSON} (same person)",
                 distances.len()
-            );
+            )?;
         }
         if exposed > 0 {
-            println!("\nexposed, the first {PRINTED}:");
-            println!("time s     x     y     w     h  score  similarity  difference  background");
+            writeln!(out, "\nexposed, the first {PRINTED}:")?;
+            writeln!(
+                out,
+                "time s     x     y     w     h  score  similarity  difference  background"
+            )?;
         }
         for face in self.exposed().take(PRINTED) {
             let Rect { x, y, width, height } = face.detection.rect;
-            println!(
+            writeln!(
+                out,
                 "{:6.2} {x:5.0} {y:5.0} {width:5.0} {height:5.0}  {:5.2}  {:10.3}  {:10.2}  {:10.2}",
                 face.seconds,
                 face.detection.score,
                 face.judgement.similarity,
                 face.judgement.difference,
                 face.judgement.background,
-            );
+            )?;
         }
+        Ok(())
     }
 
     fn write_csv(&self, path: &Path) -> Result<()> {
@@ -187,7 +204,11 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let mut report = Report::default();
     for picture in output {
         let mut picture = picture.with_context(|| arguments.output.display().to_string())?;
-        let moved = window.move_to(&picture)?;
+        let moved = if arguments.by_order {
+            report.frames > 0 && window.step()?
+        } else {
+            window.move_to(&picture)?
+        };
         ensure!(
             picture.size() == window.now().size(),
             "at {:.2} s the input has {:?} pixels and the output {:?}: they cannot be compared",
@@ -257,20 +278,55 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    /// Moves on until no later frame is nearer to the output's; says whether it moved.
+    /// Moves on by one frame; says that it moved.
+    ///
+    /// # Errors
+    /// When the input has no further frame.
+    fn step(&mut self) -> Result<bool> {
+        ensure!(
+            self.pictures.len() > self.now + 1,
+            "the output has more frames than the input"
+        );
+        self.now += 1;
+        if self.now > 1 {
+            self.pictures.pop_front();
+            self.now -= 1;
+        }
+        self.read()?;
+        Ok(true)
+    }
+
+    /// Moves on until no later frame is nearer in time to the output's; says whether it moved.
+    ///
+    /// # Errors
+    /// When the nearest frame is more than a frame's time away, or the input's frames have no times.
     fn move_to(&mut self, output: &Picture) -> Result<bool> {
+        let away = |picture: &Picture| picture.time.abs_diff(output.time);
         let mut moved = false;
         while let Some(next) = self.pictures.get(self.now + 1)
-            && next.time.abs_diff(output.time) <= self.now().time.abs_diff(output.time)
+            && away(next) <= away(self.now())
         {
-            self.now += 1;
-            if self.now > 1 {
-                self.pictures.pop_front();
-                self.now -= 1;
-            }
-            self.read()?;
-            moved = true;
+            ensure!(
+                next.time > self.now().time,
+                "{} has frames without a time of their own; try --by-order",
+                self.path.display()
+            );
+            moved = self.step()?;
         }
+        let spacing = self
+            .pictures
+            .iter()
+            .filter(|picture| picture.time != self.now().time)
+            .map(|picture| picture.time.abs_diff(self.now().time))
+            .max();
+        ensure!(
+            spacing.is_none_or(|spacing| away(self.now()) <= spacing),
+            "the output's frame at {:.2} s has none in {} within a frame's time (the nearest is at {:.2} s): they \
+             cannot be compared; if the frames correspond one by one, try --by-order",
+            output.time.as_secs_f64(),
+            self.path.display(),
+            self.now().time.as_secs_f64()
+        );
         Ok(moved)
     }
 }
