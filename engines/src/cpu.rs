@@ -51,7 +51,8 @@ impl Runtime {
                 let builder = ort::init_from(library).map_err(|error| failed(error.to_string()))?;
                 let environment = builder.with_name("persona").with_telemetry(false).build();
                 let environment = environment.map_err(|error| failed(error.to_string()))?;
-                environment.set_log_level(LogLevel::Error);
+                // Its errors come back as values; on standard error they would be said twice.
+                environment.set_log_level(LogLevel::Fatal);
                 *loaded = Some((library.into(), environment.clone()));
                 environment
             }

@@ -339,3 +339,120 @@ pub fn record_generator<K: Kernels>(
         reason: error.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels::cpu::{Cpu, Tensor};
+
+    use super::*;
+    use crate::testing::Scripted;
+
+    #[test]
+    fn another_number_is_refused() {
+        let golden = Golden::embedding();
+        let right = |at: usize| match at {
+            0 => -0.055_63,
+            1 => 0.093_60,
+            2 => 0.070_59,
+            3 => -0.040_38,
+            127 => -0.023_47,
+            _ => 0.0,
+        };
+        // The rest of the length in one number that is not looked at.
+        let rest = (1.344_27f32.powi(2) - (0..128).map(|i| right(i) * right(i)).sum::<f32>()).sqrt();
+        struct Case {
+            at: usize,
+            error: f32,
+            refused: Option<&'static str>,
+        }
+        let cases = [
+            Case {
+                at: 0,
+                error: 0.0,
+                refused: None,
+            },
+            Case {
+                at: 3,
+                error: 1e-4,
+                refused: None,
+            },
+            Case {
+                at: 3,
+                error: 1e-3,
+                refused: Some("number 3"),
+            },
+            Case {
+                at: 64,
+                error: 0.1,
+                refused: Some("the length"),
+            },
+            Case {
+                at: 127,
+                error: f32::NAN,
+                refused: Some("number 127"),
+            },
+        ];
+        for Case { at, error, refused } in cases {
+            let mut engine = Scripted(|inputs: &[&Tensor], outputs: &mut [Tensor]| {
+                assert_eq!(inputs[0].data()[150 + 1], 8.0);
+                let values = outputs[0].data_mut();
+                values
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, value)| *value = right(i));
+                values[64] = rest;
+                values[at] += error;
+            });
+            match admit(&mut Cpu::default(), &mut engine, &golden) {
+                Ok(()) => assert_eq!(refused, None),
+                Err(Error::Golden { tensor, .. }) => assert_eq!(Some(tensor.as_str()), refused),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_recorded_generator_is_admitted_and_another_is_not() {
+        let engine = |shift: f32| {
+            Scripted(move |inputs: &[&Tensor], outputs: &mut [Tensor]| {
+                outputs[0].data_mut().copy_from_slice(inputs[0].data());
+                outputs[1].data_mut().fill(0.5 + shift);
+            })
+        };
+        let mut kernels = Cpu::default();
+        let text = record_generator(&mut kernels, &mut engine(0.0), 32, "made up").unwrap();
+        let golden = Golden::generator_from(&text, "g.toml").unwrap();
+        assert_eq!(golden.side(), 32);
+        admit(&mut kernels, &mut engine(0.0), &golden).unwrap();
+        let error = admit(&mut kernels, &mut engine(0.01), &golden)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("generator: the mask's channel 0 at row 16, column 16 gives 0.51"),
+            "{error}"
+        );
+        assert!(record_generator(&mut kernels, &mut engine(f32::NAN), 32, "broken").is_err());
+    }
+
+    #[test]
+    fn golden_files() {
+        assert_eq!(Golden::generator().unwrap().side(), 128);
+        let good =
+            "provenance='p'\nside=32\ntolerance=0.001\n[[value]]\noutput='mask'\nat=[0,1,2]\nwanted=0.5\n";
+        Golden::generator_from(good, "g.toml").unwrap();
+        for (from, to, reason) in [
+            ("0.001", "1.0", "tolerance below 0.1"),
+            ("0.001", "nan", "tolerance below 0.1"),
+            ("side=32", "side=100000", "side of 1 to 1024"),
+            ("[0,1,2]", "[1,1,2]", "lies outside of the Mask"),
+            ("[0,1,2]", "[0,32,2]", "lies outside of the Mask"),
+            ("wanted", "expected", "unknown field"),
+            ("'mask'", "'face'", "unknown variant"),
+        ] {
+            let error = Golden::generator_from(&good.replace(from, to), "g.toml")
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with("g.toml: ") && error.contains(reason), "{error}");
+        }
+    }
+}

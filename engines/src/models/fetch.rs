@@ -30,16 +30,8 @@ pub(super) fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
         .output()
         .map_err(|error| failed(error.to_string(), install()))?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        // Both clients end with notices; the line that says what failed is the last one that says error.
-        let lines = || words.lines().map(str::trim).filter(|line| !line.is_empty());
-        let is_error =
-            |line: &&str| line.to_ascii_lowercase().contains("error") || line.contains("No module named");
-        let last = lines()
-            .filter(is_error)
-            .next_back()
-            .or_else(|| lines().next_back());
-        let reason = last.map_or_else(|| output.status.to_string(), Into::into);
+        let reason = last_error(&String::from_utf8_lossy(&output.stderr));
+        let reason = reason.unwrap_or_else(|| output.status.to_string());
         let remedy = if reason.contains("No module named pip") {
             install()
         } else {
@@ -62,6 +54,17 @@ pub(super) fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
             "run `persona models fetch` again".into(),
         )),
     }
+}
+
+/// What a client says went wrong. Both end with notices; the last line that speaks of an error is the one.
+fn last_error(words: &str) -> Option<String> {
+    let lines = || words.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_error =
+        |line: &&str| line.to_ascii_lowercase().contains("error") || line.contains("No module named");
+    lines()
+        .rfind(is_error)
+        .or_else(|| lines().next_back())
+        .map(Into::into)
 }
 
 fn pip(package: &Package) -> Command {
@@ -148,4 +151,97 @@ fn read(entry: impl Read, pinned: &PinnedFile) -> io::Result<Vec<u8>> {
         .take(pinned.bytes.saturating_add(1))
         .read_to_end(&mut contents)?;
     Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+    use crate::models::Manifest;
+
+    fn package(path: &str, bytes: u64) -> Package {
+        let sha256 = "0".repeat(64);
+        let text = format!(
+            "[[package]]\nrole='detector'\nname='n'\nclient='pip'\npackage='p'\nversion='1'\nlicence='MIT'\n\
+             source='s'\n[[package.file]]\npath='{path}'\nsha256='{sha256}'\nbytes={bytes}\n"
+        );
+        Manifest::parse(&text).unwrap().packages.remove(0)
+    }
+
+    fn wheel(dir: &Path) -> PathBuf {
+        let path = dir.join("p-1-py3-none-any.whl");
+        let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
+        for (name, contents) in [("p/a.bin", "aaaa"), ("p/b.bin", "bb")] {
+            zip.start_file(name, SimpleFileOptions::default()).unwrap();
+            zip.write_all(contents.as_bytes()).unwrap();
+        }
+        zip.finish().unwrap();
+        path
+    }
+
+    fn archive(dir: &Path) -> PathBuf {
+        let path = dir.join("p-1.tar.gz");
+        let mut tar = tar::Builder::new(GzEncoder::new(File::create(&path).unwrap(), Compression::fast()));
+        for (name, contents) in [("p-1/p/a.bin", "aaaa"), ("p-1/deeper/p/b.bin", "bb")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(contents.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, contents.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn files_come_out_of_both_kinds_of_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        for archive in [wheel(dir.path()), archive(dir.path())] {
+            assert_eq!(unpack(&package("p/a.bin", 4), &archive).unwrap(), [b"aaaa"]);
+            // No further than one byte past the pin: enough to see that it differs.
+            assert_eq!(unpack(&package("p/a.bin", 2), &archive).unwrap(), [b"aaa"]);
+            let error = unpack(&package("p/c.bin", 4), &archive).unwrap_err().to_string();
+            assert!(error.starts_with("pip p 1: `p/c.bin`"), "{error}");
+        }
+        assert!(unpack(&package("p/b.bin", 2), &archive(dir.path())).is_err());
+    }
+
+    #[test]
+    fn damaged_archives_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        for archive in [wheel(dir.path()), archive(dir.path())] {
+            let whole = fs::read(&archive).unwrap();
+            for length in [0, 1, 20] {
+                fs::write(&archive, &whole[..length]).unwrap();
+                let error = unpack(&package("p/a.bin", 4), &archive).unwrap_err();
+                assert!(matches!(error, Error::Package { .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_clients_own_reason() {
+        for (words, wanted) in [
+            (
+                "WARNING: a\nERROR: No matching distribution found for p==1\n\n[notice] new release\n",
+                Some("ERROR: No matching distribution found for p==1"),
+            ),
+            (
+                "/usr/bin/python3: No module named pip\n",
+                Some("/usr/bin/python3: No module named pip"),
+            ),
+            (
+                "npm error code E404\nnpm error 404 Not Found\nlog in /x\n",
+                Some("npm error 404 Not Found"),
+            ),
+            ("killed\n", Some("killed")),
+            ("", None),
+        ] {
+            assert_eq!(last_error(words).as_deref(), wanted);
+        }
+    }
 }

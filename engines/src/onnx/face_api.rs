@@ -231,3 +231,120 @@ fn to_oihw(filters: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     }
     reordered
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    /// A manifest of the right shapes, and as many bytes as it describes.
+    fn network() -> (Json, Vec<u8>) {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut add = |name: String, shape: &[usize]| {
+            bytes += shape.iter().product::<usize>();
+            let quantization = json!({"dtype": "uint8", "scale": 0.01, "min": -1.0});
+            entries.push(
+                json!({"name": name, "shape": shape, "dtype": "float32", "quantization": quantization}),
+            );
+        };
+        for (block, from, to) in [(0, 3, 32), (1, 32, 64), (2, 64, 128), (3, 128, FEATURES)] {
+            for conv in 0..4 {
+                let name = format!("dense{block}/conv{conv}");
+                let from = if conv == 0 { from } else { to };
+                if block == 0 && conv == 0 {
+                    add(format!("{name}/filters"), &[3, 3, from, to]);
+                } else {
+                    add(format!("{name}/depthwise_filter"), &[3, 3, from, 1]);
+                    add(format!("{name}/pointwise_filter"), &[1, 1, from, to]);
+                }
+                add(format!("{name}/bias"), &[to]);
+            }
+        }
+        add("fc/weights".into(), &[FEATURES, 136]);
+        add("fc/bias".into(), &[136]);
+        let manifest = json!([{"weights": entries, "paths": ["face_landmark_68_model.bin"]}]);
+        (manifest, (0..bytes).map(|i| i as u8).collect())
+    }
+
+    fn reason(manifest: &Json, weights: &[u8]) -> String {
+        match convert(manifest.to_string().as_bytes(), weights) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_whole_network_and_nothing_else() {
+        let (manifest, weights) = network();
+        // The size of the pinned file.
+        assert_eq!(weights.len(), 356_840);
+        assert_eq!(reason(&manifest, &weights), "");
+
+        assert!(reason(&manifest, &weights[1..]).contains("ends inside `fc/bias`"));
+        assert!(reason(&manifest, &[&weights[..], b"x"].concat()).contains("1 bytes are left over"));
+
+        struct Case {
+            change: fn(&mut Json),
+            reason: &'static str,
+        }
+        let cases = [
+            Case {
+                change: |m| m[0]["weights"][0]["name"] = "other".into(),
+                reason: "`dense0/conv0/filters` is missing",
+            },
+            Case {
+                change: |m| m[0]["weights"][0]["shape"] = json!([3, 3, 32, 3]),
+                reason: "has shape [3, 3, 32, 3], wanted [3, 3, 3, 32]",
+            },
+            Case {
+                change: |m| m[0]["weights"][1]["shape"] = json!([u32::MAX, u32::MAX, 32]),
+                reason: "ends inside `dense0/conv0/bias`",
+            },
+            Case {
+                change: |m| m[0]["weights"][0]["quantization"]["dtype"] = "uint16".into(),
+                reason: "not quantised to uint8",
+            },
+            Case {
+                change: |m| m[0]["weights"][0]["quantization"] = Json::Null,
+                reason: "invalid type: null",
+            },
+        ];
+        for Case {
+            change,
+            reason: wanted,
+        } in cases
+        {
+            let mut changed = manifest.clone();
+            change(&mut changed);
+            let got = reason(&changed, &weights);
+            assert!(got.contains(wanted), "{got}");
+        }
+    }
+
+    #[test]
+    fn filters_are_reordered() {
+        // Two taps, two inputs, three outputs: value = 100 tap + 10 input + output.
+        let hwio: Vec<f32> = [0., 1., 2., 10., 11., 12., 100., 101., 102., 110., 111., 112.].into();
+        let oihw = [0., 100., 10., 110., 1., 101., 11., 111., 2., 102., 12., 112.];
+        assert_eq!(to_oihw(&hwio, 2, 3), oihw);
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_manifest_never_panics(at in any::<proptest::sample::Index>(), with in any::<u8>()) {
+            let (manifest, weights) = network();
+            let mut text = manifest.to_string().into_bytes();
+            let at = at.index(text.len());
+            text[at] = with;
+            let _ = convert(&text, &weights);
+        }
+
+        #[test]
+        fn any_bytes_give_an_error(manifest in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(convert(&manifest, b"weights").is_err());
+        }
+    }
+}

@@ -307,3 +307,147 @@ impl Net {
             .node("Gemm", &[x, &matrix], &[Setting::Int("transB", 1)]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    /// Weights of a generator with crops of `32 inner` pixels and few channels.
+    fn weights(inner: usize, channels: [usize; 6], latent: usize, target: usize, decoder: usize) -> Weights {
+        let mut weights = Weights::default();
+        let mut add = |name: &str, shape: &[usize]| {
+            let count = shape.iter().product();
+            weights.insert(name, shape, vec![0.25; count]).unwrap();
+        };
+        add("c0.weight", &[channels[0], 3, 5, 5]);
+        for step in 0..STEPS {
+            let (from, to) = (channels[step], channels[step + 1]);
+            add(&format!("d.{step}.0.weight"), &[from, 1, 3, 3]);
+            add(&format!("d.{step}.1.weight"), &[to, from, 1, 1]);
+            add(&format!("d.{step}.2.weight"), &[to]);
+            add(&format!("d.{step}.2.bias"), &[to]);
+        }
+        add("sk.weight", &[1, channels[LINK_FROM + 1], 1, 1]);
+        add("fc1.weight", &[latent, channels[STEPS] * inner * inner]);
+        add("fc2.weight", &[decoder * inner * inner, latent + target]);
+        let mut width = decoder;
+        for step in 0..STEPS {
+            add(&format!("up.{step}.c.weight"), &[2 * width, width, 3, 3]);
+            add(&format!("up.{step}.n.weight"), &[2 * width]);
+            add(&format!("up.{step}.n.bias"), &[2 * width]);
+            width /= 2;
+            let joined = width + usize::from(step == LINK_TO);
+            add(&format!("res.{step}.a.weight"), &[joined, joined, 3, 3]);
+            add(&format!("res.{step}.b.weight"), &[joined, joined, 3, 3]);
+            if step == LINK_TO {
+                add("mix.weight", &[width, joined, 1, 1]);
+            }
+        }
+        add("img.weight", &[3, width, 5, 5]);
+        add("msk.weight", &[1, width, 5, 5]);
+        weights
+    }
+
+    fn small() -> Weights {
+        weights(2, [2, 3, 4, 5, 6, 7], 8, 9, 32)
+    }
+
+    #[test]
+    fn sizes_are_read_off_the_weights() {
+        let sizes = Sizes::of(&small()).unwrap();
+        assert_eq!((sizes.side, sizes.target), (64, 9));
+        generator(&small()).unwrap();
+
+        let shipped = Weights::read(EDGE128).unwrap();
+        let sizes = Sizes::of(&shipped).unwrap();
+        assert_eq!((sizes.side, sizes.target), (128, 128));
+        let parameters: usize = shipped.named.values().map(|(_, values)| values.len()).sum();
+        assert_eq!(parameters, 6_804_018);
+        edge128().unwrap();
+    }
+
+    #[test]
+    fn other_weights_are_refused() {
+        struct Case {
+            name: &'static str,
+            shape: Option<&'static [usize]>,
+            reason: &'static str,
+        }
+        let cases = [
+            Case {
+                name: "mix.weight",
+                shape: None,
+                reason: "`mix.weight` is missing",
+            },
+            Case {
+                name: "msk.weight",
+                shape: Some(&[1, 1, 3, 3]),
+                reason: "`msk.weight` has shape [1, 1, 3, 3], wanted [1, 1, 5, 5]",
+            },
+            Case {
+                name: "discriminator",
+                shape: Some(&[1]),
+                reason: "`discriminator` has no place",
+            },
+            Case {
+                name: "fc1.weight",
+                shape: Some(&[8, 27]),
+                reason: "do not fit",
+            },
+            Case {
+                name: "fc1.weight",
+                shape: Some(&[8, 0]),
+                reason: "`fc1.weight` has not 2 dimensions",
+            },
+        ];
+        for Case { name, shape, reason } in cases {
+            let mut weights = small();
+            weights.named.remove(name);
+            if let Some(shape) = shape {
+                weights
+                    .insert(name, shape, vec![0.0; shape.iter().product()])
+                    .unwrap();
+            }
+            let error = generator(&weights).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(small().insert("c0.weight", &[2, 2], vec![0.0; 3]).is_err());
+    }
+
+    #[test]
+    fn safetensors_of_both_precisions() {
+        let halves: Vec<u8> = [1.5f32, -0.1]
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect();
+        let singles: Vec<u8> = [1.5f32, -0.1].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let file = |dtype, bytes| {
+            let view = TensorView::new(dtype, vec![2], bytes).unwrap();
+            safetensors::serialize([("w", view)], None).unwrap()
+        };
+        let read = |file: &[u8]| Weights::read(file).map(|weights| weights.named["w"].1.clone());
+        assert_eq!(read(&file(Dtype::F32, &singles)).unwrap(), [1.5, -0.1]);
+        assert_eq!(read(&file(Dtype::F16, &halves)).unwrap(), [1.5, -0.099_975_586]);
+        assert!(
+            read(&file(Dtype::I32, &singles))
+                .unwrap_err()
+                .to_string()
+                .contains("wanted F16 or F32")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_never_panics(at in any::<proptest::sample::Index>(), with in any::<u8>()) {
+            let values = [0u8; 8];
+            let view = TensorView::new(Dtype::F32, vec![2], &values).unwrap();
+            let mut file = safetensors::serialize([("c0.weight", view)], None).unwrap();
+            let at = at.index(file.len());
+            file[at] = with;
+            prop_assert!(Weights::read(&file).and_then(|weights| generator(&weights)).is_err());
+        }
+    }
+}
