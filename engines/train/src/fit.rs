@@ -1,0 +1,612 @@
+//! The training loop.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use engines::models::Store;
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Beta, Distribution, weighted::WeightedIndex};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+use crate::augment::Field;
+use crate::data::{Batch, Faces};
+use crate::losses;
+use crate::network::{Discriminator, Generator};
+use crate::optimizer::Adam;
+use crate::preset::Preset;
+use crate::recognizer::{Landmarker, Recognizer, View, normalized_error};
+use crate::sheet;
+
+/// Where a run reads and writes, and how often.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Cache of aligned faces, made by `train prepare`
+    #[arg(long)]
+    pub faces: PathBuf,
+    /// Store of the frozen networks [default: the product's]
+    #[arg(long)]
+    pub models: Option<PathBuf>,
+    /// Directory of the run: checkpoint, curve and sheets
+    #[arg(long)]
+    pub run: PathBuf,
+    /// Built-in preset or TOML file; a resumed run keeps its own unless this is given
+    #[arg(long)]
+    pub preset: Option<String>,
+    /// Weights to start from
+    #[arg(long, conflicts_with = "resume")]
+    pub init: Option<PathBuf>,
+    /// Continue from the run's checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Minutes between checkpoints
+    #[arg(long, default_value_t = 5)]
+    pub checkpoint: u64,
+    /// Steps between sheets
+    #[arg(long, default_value_t = 500)]
+    pub sheet: u64,
+    /// Steps between kept copies of the averaged generator
+    #[arg(long, default_value_t = 2000)]
+    pub keep: u64,
+    /// Threads of the CPU
+    #[arg(long, default_value_t = 2)]
+    pub threads: i32,
+}
+
+const ROW: u64 = 50;
+
+/// Trains until the preset's last step, or until the process is asked to end; then the checkpoint is written.
+///
+/// # Errors
+/// When a file is missing, or a loss stops being a number.
+pub fn fit(options: &Options) -> Result<()> {
+    tch::set_num_threads(options.threads);
+    let device = Device::cuda_if_available();
+    let preset = preset(options)?;
+    let faces = Faces::read(&options.faces)?;
+    let mut trainer = Trainer::new(preset, faces, &store(options.models.as_deref())?, device)?;
+    let checkpoint = options.run.join("checkpoint.safetensors");
+    if options.resume {
+        trainer.restore(&checkpoint)?;
+    } else {
+        ensure!(
+            !checkpoint.exists(),
+            "{} holds a run already: add --resume or choose another directory",
+            options.run.display()
+        );
+        if let Some(path) = &options.init {
+            trainer.initialize(path)?;
+        }
+    }
+    fs::create_dir_all(options.run.join("sheets"))?;
+    fs::write(options.run.join("preset.toml"), toml::to_string(&trainer.preset)?)?;
+    let mut curve = Curve::open(&options.run.join("curve.csv"), trainer.step)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let last = trainer.preset.optimizer.steps;
+    let bar = ProgressBar::new(last).with_style(ProgressStyle::with_template(
+        "{bar:30} {pos}/{len} steps, {per_sec}, {eta} left {msg}",
+    )?);
+    bar.set_position(trainer.step);
+    bar.reset_eta();
+    let (began, mut saved) = (Instant::now(), Instant::now());
+    while trainer.step < last && !stop.load(Ordering::Relaxed) {
+        let terms = trainer.advance()?;
+        curve.add(&terms)?;
+        let step = trainer.step;
+        bar.set_position(step);
+        if step.is_multiple_of(ROW) {
+            let row = curve.write(
+                step,
+                step * trainer.preset.optimizer.batch as u64,
+                began.elapsed(),
+            )?;
+            bar.set_message(row.clone());
+            if bar.is_hidden() {
+                println!("{row}");
+            }
+        }
+        if step.is_multiple_of(options.sheet) {
+            trainer.draw(&options.run.join("sheets").join(format!("{step:07}.png")))?;
+        }
+        if step.is_multiple_of(options.keep) {
+            trainer.export(&options.run.join(format!("generator-{step:07}.safetensors")))?;
+        }
+        if saved.elapsed() >= Duration::from_secs(60 * options.checkpoint) {
+            trainer.save(&checkpoint)?;
+            saved = Instant::now();
+        }
+    }
+    trainer.save(&checkpoint)?;
+    trainer.export(&options.run.join("generator.safetensors"))?;
+    bar.finish();
+    println!(
+        "step {}: checkpoint written to {}",
+        trainer.step,
+        checkpoint.display()
+    );
+    Ok(())
+}
+
+/// The store of networks in `dir`, or the product's own.
+///
+/// # Errors
+/// When the built-in list of networks is malformed.
+pub fn store(dir: Option<&Path>) -> Result<Store> {
+    let dir = dir.map_or_else(engines::models::default_dir, Path::to_path_buf);
+    Ok(Store::open(dir)?)
+}
+
+fn preset(options: &Options) -> Result<Preset> {
+    let kept = options.run.join("preset.toml");
+    match &options.preset {
+        Some(name) => Preset::load(name),
+        None if options.resume => Preset::load(&kept.to_string_lossy()),
+        None => bail!("say --preset"),
+    }
+}
+
+/// Loss terms of one step, by name; every step gives the same names in the same order.
+pub type Terms = Vec<(&'static str, Tensor)>;
+
+/// Networks, optimisers and data of a run.
+#[derive(Debug)]
+pub struct Trainer {
+    /// The recipe.
+    pub preset: Preset,
+    /// Steps done.
+    pub step: u64,
+    device: Device,
+    faces: Faces,
+    persons: Vec<Vec<i64>>,
+    variables: VarStore,
+    generator: Generator,
+    discriminator: Discriminator,
+    average_variables: VarStore,
+    average: Generator,
+    generator_adam: Adam,
+    discriminator_adam: Adam,
+    recognizers: Vec<Recognizer>,
+    landmarker: Option<Landmarker>,
+}
+
+impl Trainer {
+    /// Makes the networks with random weights.
+    ///
+    /// # Errors
+    /// When a frozen network cannot be read or the faces do not fit the preset.
+    pub fn new(preset: Preset, faces: Faces, store: &Store, device: Device) -> Result<Self> {
+        let side = faces.crops.size()[3];
+        ensure!(
+            side == preset.generator.side,
+            "the faces are {side} pixels wide, the preset wants {}",
+            preset.generator.side
+        );
+        ensure!(!preset.recognizer.is_empty(), "the preset names no recognizer");
+        tch::manual_seed(preset.optimizer.seed);
+        let variables = VarStore::new(device);
+        let generator = Generator::new(&(variables.root() / "generator"), &preset.generator);
+        let discriminator = Discriminator::new(&(variables.root() / "discriminator"));
+        let mut average_variables = VarStore::new(device);
+        let average = Generator::new(&(average_variables.root() / "generator"), &preset.generator);
+        average_variables.freeze();
+        let adam = |part: &str| {
+            let mut named: Vec<_> = variables
+                .variables()
+                .into_iter()
+                .filter(|(name, _)| name.starts_with(part))
+                .collect();
+            named.sort_by(|(a, _), (b, _)| a.cmp(b));
+            Adam::new(named, preset.optimizer.beta_1, preset.optimizer.beta_2)
+        };
+        let mut trainer = Self {
+            generator_adam: adam("generator."),
+            discriminator_adam: adam("discriminator."),
+            recognizers: preset
+                .recognizer
+                .iter()
+                .map(|spec| Recognizer::load(store, spec, device))
+                .collect::<Result<_>>()?,
+            landmarker: preset
+                .landmarks
+                .as_ref()
+                .map(|spec| Landmarker::load(store, &spec.network, device))
+                .transpose()?,
+            persons: faces.persons(),
+            preset,
+            step: 0,
+            device,
+            faces,
+            variables,
+            generator,
+            discriminator,
+            average_variables,
+            average,
+        };
+        trainer.average_towards(1.0);
+        Ok(trainer)
+    }
+
+    /// Takes weights, not the optimisers' state, from a weights file or a checkpoint.
+    ///
+    /// # Errors
+    /// When the file lacks a variable.
+    pub fn initialize(&mut self, path: &Path) -> Result<()> {
+        let context = || format!("cannot start from {}", path.display());
+        let missing = self.variables.load_partial(path).with_context(context)?;
+        if let Some(name) = missing.iter().find(|name| name.starts_with("generator.")) {
+            bail!("{} has no variable {name}", path.display());
+        }
+        self.average_towards(1.0);
+        Ok(())
+    }
+
+    fn average_towards(&mut self, share: f64) {
+        let _guard = tch::no_grad_guard();
+        let present = self.variables.variables();
+        for (name, mut average) in self.average_variables.variables() {
+            let _ = average.lerp_(&present[&name], share);
+        }
+    }
+
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state: Vec<_> = self.variables.variables().into_iter().collect();
+        state.extend(
+            self.average_variables
+                .variables()
+                .into_iter()
+                .map(|(name, t)| (format!("average.{name}"), t)),
+        );
+        state.extend(self.generator_adam.state("adam"));
+        state.extend(self.discriminator_adam.state("adam"));
+        state
+    }
+
+    /// Writes everything that [`Trainer::restore`] needs, replacing the file only when it is complete.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut state = self.state();
+        state.push(("step".into(), Tensor::from(self.step as i64)));
+        let partial = path.with_extension("partial.safetensors");
+        Tensor::write_safetensors(&state, &partial)
+            .with_context(|| format!("cannot write {}", partial.display()))?;
+        fs::rename(&partial, path)?;
+        Ok(())
+    }
+
+    /// Continues exactly where [`Trainer::save`] was called: every random draw depends on seed and step alone.
+    ///
+    /// # Errors
+    /// When the file is missing or belongs to another preset.
+    pub fn restore(&mut self, path: &Path) -> Result<()> {
+        let saved: HashMap<_, _> = Tensor::read_safetensors(path)
+            .with_context(|| format!("cannot resume from {}", path.display()))?
+            .into_iter()
+            .collect();
+        let find = |name: &str| {
+            saved
+                .get(name)
+                .with_context(|| format!("{} has no {name}", path.display()))
+        };
+        let _guard = tch::no_grad_guard();
+        for (name, mut tensor) in self.state() {
+            tensor
+                .f_copy_(find(&name)?)
+                .with_context(|| format!("{name} in {}", path.display()))?;
+        }
+        self.step = u64::try_from(find("step")?.int64_value(&[]))?;
+        Ok(())
+    }
+
+    /// Writes the averaged generator alone, FP32.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn export(&self, path: &Path) -> Result<()> {
+        self.average_variables
+            .save(path)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Does one step of generator and discriminator and gives its loss terms.
+    ///
+    /// # Errors
+    /// When a loss is not a number or a network refuses its input.
+    pub fn advance(&mut self) -> Result<Terms> {
+        let seed = self.preset.optimizer.seed.wrapping_add(self.step as i64);
+        tch::manual_seed(seed);
+        let mut random = StdRng::seed_from_u64(seed as u64);
+        let batch = self.draw_batch(&mut random);
+        let loss = self.preset.loss.clone();
+        let samples = batch.pictures.size()[0];
+
+        let input = Field::draw(
+            &self.preset.augment.input,
+            samples,
+            self.preset.generator.side,
+            [0.0, 1.0],
+            self.device,
+        )
+        .sample(&batch.pictures);
+        let (x, hull) = (&batch.pictures, &batch.hulls);
+        let (raw, mask) = self.generator.forward(&input, &batch.targets);
+        let whole = hull.ones_like();
+        let region = if loss.hull { hull } else { &whole };
+        let shown_raw = losses::composite(x, &raw, region);
+        let shown = losses::composite(x, &raw, &(&mask * region));
+
+        // Only the hull is ever shown; outside of it the losses count little.
+        let weight = hull * 0.92 + 0.08;
+        let outputs = [&raw, &shown];
+        let sum = |of: &dyn Fn(&Tensor) -> Tensor| of(outputs[0]) + of(outputs[1]);
+        let mut terms: Terms = vec![
+            (
+                "reconstruction",
+                sum(&|z| losses::reconstruction(z, x, &weight)) * loss.lambda_1,
+            ),
+            ("edges", sum(&|z| losses::edges(z, x, &weight)) * loss.lambda_2),
+            ("tone", losses::tone(&raw, x, &weight) * loss.tone),
+            ("mask", losses::mask_size(&mask) * loss.lambda_4),
+            ("roughness", losses::mask_roughness(&mask) * loss.lambda_5),
+            ("exposure", losses::exposure(&mask, hull) * loss.exposure),
+        ];
+
+        let judged: Vec<&Tensor> = match (loss.raw, loss.masked, loss.both) {
+            (true, true, true) => vec![&shown_raw, &shown],
+            (true, true, false) if self.step.is_multiple_of(2) => vec![&shown_raw],
+            (true, false, _) => vec![&shown_raw],
+            _ => vec![&shown],
+        };
+        let share = 1.0 / judged.len() as f64;
+        let judged = Tensor::cat(&judged, 0);
+        let repeat = judged.size()[0] / samples;
+        let repeated = |t: &Tensor| t.repeat([repeat, 1, 1, 1]);
+        let (x, hull) = (repeated(x), repeated(hull));
+        let _ = share;
+
+        terms.push(("detail", losses::missing_detail(&judged, &x, &hull) * loss.detail));
+        let (perceptual, push, distance) = self.perceive(&mut random, &x, &judged)?;
+        terms.push(("perceptual", perceptual * loss.lambda_3));
+        terms.push(("push", push * (loss.lambda_3 * self.preset.lambda_at(self.step))));
+        terms.push(("landmarks", self.landmark_error(&x, &judged)?));
+
+        let beta = self.draw_beta(&mut random, judged.size()[0])?;
+        let mixed = losses::mixup(&x, &judged, &beta);
+        let adversarial = losses::least_squares(&self.discriminator.forward(&mixed), &(1.0 - &beta));
+        terms.push(("adversarial", adversarial * loss.lambda_0));
+
+        let total = terms
+            .iter()
+            .fold(Tensor::zeros([], (Kind::Float, self.device)), |sum, (_, term)| {
+                sum + term
+            });
+        let value = total.double_value(&[]);
+        ensure!(
+            value.is_finite(),
+            "step {}: the loss is {value}; resume with a lower learning rate",
+            self.step
+        );
+        let rate = self.preset.rate_at(self.step);
+        let optimizer = &self.preset.optimizer;
+        self.generator_adam
+            .descend(&total, self.step + 1, rate * optimizer.learning_rate)?;
+
+        let judgement = self.discriminator.forward(&mixed.detach());
+        let discriminator = losses::least_squares(&judgement, &beta);
+        self.discriminator_adam.descend(
+            &discriminator,
+            self.step + 1,
+            rate * optimizer.discriminator_rate,
+        )?;
+        self.average_towards(self.preset.optimizer.ema);
+        self.step += 1;
+
+        terms.push(("discriminator", discriminator));
+        terms.push(("distance", distance));
+        terms.push(("coverage", 1.0 - losses::exposure(&mask, &batch.hulls)));
+        for (_, term) in &mut terms {
+            *term = term.detach();
+        }
+        Ok(terms)
+    }
+
+    fn draw_batch(&self, random: &mut StdRng) -> Batch {
+        let count = self.preset.optimizer.batch;
+        let indices: Vec<i64> = (0..count)
+            .map(|_| random.random_range(0..self.faces.len() as i64))
+            .collect();
+        let mirrored: Vec<bool> = (0..count).map(|_| random.random()).collect();
+        let targets: Vec<i64> = indices
+            .iter()
+            .map(|&index| {
+                let same = &self.persons[index as usize];
+                let other = random.random_bool(self.preset.augment.other_picture);
+                if other {
+                    same[random.random_range(0..same.len())]
+                } else {
+                    index
+                }
+            })
+            .collect();
+        let batch = self.faces.batch(&indices, &targets, &mirrored, self.device);
+        let side = self.preset.generator.side;
+        let field = Field::draw(&self.preset.augment.picture, count, side, [0.0, 1.0], self.device);
+        Batch {
+            pictures: field.sample(&batch.pictures),
+            hulls: field.sample(&batch.hulls),
+            ..batch
+        }
+    }
+
+    /// The multi-image perceptual loss without its last summand, that summand, and the descriptor distance.
+    fn perceive(&self, random: &mut StdRng, x: &Tensor, output: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let shares = WeightedIndex::new(self.recognizers.iter().map(|r| r.spec().share))
+            .context("the recognizers' shares")?;
+        let recognizer = &self.recognizers[shares.sample(random)];
+        let spec = recognizer.spec();
+        let poor = random.random_bool(self.preset.augment.degrade);
+        let view = View::draw(recognizer, &self.preset.augment.recognizer, poor, x);
+        let source = tch::no_grad(|| recognizer.look(x, &view))?;
+        let seen = recognizer.look(output, &view)?;
+        let ties = |reference: &[Tensor], maps: &[Tensor], weight: f64| {
+            reference
+                .iter()
+                .zip(maps)
+                .fold(Tensor::zeros([], (Kind::Float, self.device)), |sum, (r, m)| {
+                    sum + losses::tie(r, m)
+                })
+                * weight
+        };
+        let loss = &self.preset.loss;
+        // In training the target is the source (paper section 3).
+        let perceptual = ties(&source.low, &seen.low, loss.low) + ties(&source.high, &seen.high, loss.high);
+        let push = losses::closeness(&source.descriptor, &seen.descriptor, spec.distance);
+        let distance = losses::descriptor_distance(&source.descriptor, &seen.descriptor).mean(Kind::Float);
+        Ok((perceptual, push, distance))
+    }
+
+    fn landmark_error(&self, x: &Tensor, output: &Tensor) -> Result<Tensor> {
+        let (Some(landmarker), Some(spec)) = (&self.landmarker, &self.preset.landmarks) else {
+            return Ok(Tensor::zeros([], (Kind::Float, self.device)));
+        };
+        let motion = &self.preset.augment.recognizer;
+        let field = Field::draw(
+            motion,
+            x.size()[0],
+            Landmarker::SIZE,
+            Landmarker::WINDOW,
+            self.device,
+        );
+        let source = tch::no_grad(|| landmarker.look(x, &field))?;
+        Ok(normalized_error(&source, &landmarker.look(output, &field)?) * spec.weight)
+    }
+
+    fn draw_beta(&self, random: &mut StdRng, samples: i64) -> Result<Tensor> {
+        let alpha = self.preset.loss.alpha;
+        let beta = Beta::new(alpha, alpha).context("alpha of the mixup must be positive")?;
+        let values: Vec<f32> = (0..samples).map(|_| beta.sample(random) as f32).collect();
+        Ok(Tensor::from_slice(&values)
+            .view([-1, 1, 1, 1])
+            .to_device(self.device))
+    }
+
+    /// Writes a sheet of twelve faces: source, raw, mask, masked and target.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn draw(&self, path: &Path) -> Result<()> {
+        const COLUMNS: usize = 12;
+        let _guard = tch::no_grad_guard();
+        let indices: Vec<i64> = (0..COLUMNS)
+            .map(|i| (i * self.faces.len() / COLUMNS) as i64)
+            .collect();
+        let targets: Vec<i64> = indices
+            .iter()
+            .map(|&index| {
+                self.persons[index as usize]
+                    .iter()
+                    .copied()
+                    .find(|other| *other != index)
+                    .unwrap_or(index)
+            })
+            .collect();
+        let straight = [false; COLUMNS];
+        let batch = self.faces.batch(&indices, &targets, &straight, self.device);
+        let target = self
+            .faces
+            .batch(&targets, &targets, &straight, self.device)
+            .pictures;
+        let (raw, mask) = self.average.forward(&batch.pictures, &batch.targets);
+        let shown = losses::composite(&batch.pictures, &raw, &(&mask * &batch.hulls));
+        let rows = [batch.pictures, raw, mask * 2.0 - 1.0, shown, target];
+        sheet::write(path, &rows.map(|row| row.to_device(Device::Cpu)))
+    }
+}
+
+/// The losses as a CSV file: means over the steps since the last row.
+struct Curve {
+    file: File,
+    header: bool,
+    sums: Vec<(&'static str, f64)>,
+    count: u64,
+}
+
+impl Curve {
+    /// Opens the file to append after `step`; rows after it, from before an interruption, are dropped.
+    fn open(path: &Path, step: u64) -> Result<Self> {
+        let known = fs::read_to_string(path).unwrap_or_default();
+        let before = |row: &&str| {
+            row.split(',')
+                .next()
+                .and_then(|s| s.parse().ok())
+                .is_none_or(|s: u64| s <= step)
+        };
+        let kept: Vec<_> = known.lines().filter(before).collect();
+        let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        for row in &kept {
+            writeln!(file, "{row}")?;
+        }
+        Ok(Self {
+            file,
+            header: kept.is_empty(),
+            sums: Vec::new(),
+            count: 0,
+        })
+    }
+
+    fn add(&mut self, terms: &Terms) -> Result<()> {
+        if self.sums.is_empty() {
+            self.sums = terms.iter().map(|(name, _)| (*name, 0.0)).collect();
+        }
+        for ((_, sum), (_, term)) in self.sums.iter_mut().zip(terms) {
+            *sum += term.double_value(&[]);
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    fn write(&mut self, step: u64, samples: u64, elapsed: Duration) -> Result<String> {
+        if self.header {
+            let names: Vec<_> = self.sums.iter().map(|(name, _)| *name).collect();
+            writeln!(self.file, "step,samples,seconds,{}", names.join(","))?;
+            self.header = false;
+        }
+        let means: Vec<_> = self
+            .sums
+            .iter()
+            .map(|(name, sum)| (*name, sum / self.count as f64))
+            .collect();
+        let values: Vec<_> = means.iter().map(|(_, mean)| format!("{mean:.5}")).collect();
+        writeln!(
+            self.file,
+            "{step},{samples},{:.0},{}",
+            elapsed.as_secs_f64(),
+            values.join(",")
+        )?;
+        self.file.flush()?;
+        self.sums.clear();
+        self.count = 0;
+        let shown: Vec<_> = means
+            .iter()
+            .map(|(name, mean)| format!("{name} {mean:.4}"))
+            .collect();
+        Ok(format!(
+            "step {step} {:.0} s {}",
+            elapsed.as_secs_f64(),
+            shown.join(" ")
+        ))
+    }
+}

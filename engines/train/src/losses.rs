@@ -1,0 +1,126 @@
+//! The losses of paper section 3.2, each a pure function over tensors, and four of our own.
+//!
+//! Images are `[n, 3, s, s]` in -1 to 1, masks and weights `[n, 1, s, s]` in 0 to 1. Every loss is a mean, so
+//! that its weight does not depend on batch or crop size.
+
+use tch::{Kind, Tensor};
+
+fn l1(a: &Tensor, b: &Tensor) -> Tensor {
+    (a - b).abs().mean(Kind::Float)
+}
+
+fn dx(x: &Tensor) -> Tensor {
+    let width = x.size()[3];
+    x.narrow(3, 1, width - 1) - x.narrow(3, 0, width - 1)
+}
+
+fn dy(x: &Tensor) -> Tensor {
+    let height = x.size()[2];
+    x.narrow(2, 1, height - 1) - x.narrow(2, 0, height - 1)
+}
+
+/// The mean of `values` where every pixel counts by `weight`, per channel.
+fn weighted_mean(values: &Tensor, weight: &Tensor) -> Tensor {
+    let channels = values.size()[1] as f64;
+    (values * weight).sum(Kind::Float) / (weight.sum(Kind::Float) * channels + 1e-6)
+}
+
+/// What the product shows: the generated image where `cover` is 1, the source where it is 0 (section 3, step g).
+pub fn composite(source: &Tensor, image: &Tensor, cover: &Tensor) -> Tensor {
+    source + cover * (image - source)
+}
+
+/// Reconstruction, equation 3: mean absolute difference, pixels counted by `weight`.
+pub fn reconstruction(output: &Tensor, source: &Tensor, weight: &Tensor) -> Tensor {
+    weighted_mean(&(output - source).abs(), weight)
+}
+
+/// Edge preservation, equation 4: both axes' derivatives of output and source, pixels counted by `weight`.
+pub fn edges(output: &Tensor, source: &Tensor, weight: &Tensor) -> Tensor {
+    let (height, width) = (weight.size()[2], weight.size()[3]);
+    weighted_mean(&(dx(output) - dx(source)).abs(), &weight.narrow(3, 0, width - 1))
+        + weighted_mean(&(dy(output) - dy(source)).abs(), &weight.narrow(2, 0, height - 1))
+}
+
+/// Size of the mask, first of equation 5.
+pub fn mask_size(mask: &Tensor) -> Tensor {
+    mask.mean(Kind::Float)
+}
+
+/// Roughness of the mask, second and third of equation 5.
+pub fn mask_roughness(mask: &Tensor) -> Tensor {
+    dx(mask).abs().mean(Kind::Float) + dy(mask).abs().mean(Kind::Float)
+}
+
+/// Mixup of real and generated images, equation 2: `beta` `[n, 1, 1, 1]` parts real.
+pub fn mixup(real: &Tensor, generated: &Tensor, beta: &Tensor) -> Tensor {
+    generated + beta * (real - generated)
+}
+
+/// Least-squares adversarial loss, equation 2: the discriminator's target is `beta`, the generator's is
+/// `1 - beta`. `judged` is the discriminator's map over the mixed image.
+pub fn least_squares(judged: &Tensor, target: &Tensor) -> Tensor {
+    (judged - target).square().mean(Kind::Float) * 0.5
+}
+
+/// One summand of equation 6: the difference of two activation maps in units of the reference's mean activation
+/// (the paper's `c_n`).
+pub fn tie(reference: &Tensor, activation: &Tensor) -> Tensor {
+    l1(reference, activation) / (reference.abs().mean(Kind::Float) + 1e-3)
+}
+
+/// Last summand of equation 6, as a hinge: how far the descriptors `[n, d]` of output and target fall short of
+/// `distance`. Unbounded pushing makes one anti-face of everybody; strangers' typical distance is enough.
+pub fn closeness(target: &Tensor, output: &Tensor, distance: f64) -> Tensor {
+    (distance - descriptor_distance(target, output))
+        .relu()
+        .mean(Kind::Float)
+}
+
+/// Euclidean distance per row of two `[n, d]` tensors: `[n]`.
+pub fn descriptor_distance(a: &Tensor, b: &Tensor) -> Tensor {
+    // The small constant keeps the gradient finite where both agree.
+    ((a - b).square().sum_dim_intlist(1, false, Kind::Float) + 1e-8).sqrt()
+}
+
+/// Ours: colour and light of 8x8 blocks, so that skin tone does not drift at the hull's edge.
+pub fn tone(output: &Tensor, source: &Tensor, weight: &Tensor) -> Tensor {
+    let blocks = |x: &Tensor| x.avg_pool2d([8, 8], [8, 8], [0, 0], false, true, None);
+    weighted_mean(&(blocks(output) - blocks(source)).abs(), &blocks(weight))
+}
+
+/// Ours: how much local detail the output lacks. Detail is the mean absolute Laplacian of luma around a pixel;
+/// where it comes from is free, so sharpness costs no likeness. Relative to the source's detail.
+pub fn missing_detail(output: &Tensor, source: &Tensor, weight: &Tensor) -> Tensor {
+    let detail = |x: &Tensor| {
+        laplacian(&luma(x))
+            .abs()
+            .avg_pool2d([7, 7], [2, 2], [0, 0], false, true, None)
+    };
+    let weight = inner(weight).avg_pool2d([7, 7], [2, 2], [0, 0], false, true, None);
+    let wanted = detail(source);
+    let scale = weighted_mean(&wanted, &weight) + 1e-3;
+    weighted_mean(&(wanted - detail(output)).relu(), &weight) / scale
+}
+
+/// Ours: how far the mask falls short of 1 inside the hull. A hole over an eye shows the person's own.
+pub fn exposure(mask: &Tensor, hull: &Tensor) -> Tensor {
+    weighted_mean(&(1.0 - mask), hull)
+}
+
+/// Luma (BT.601) of an image: `[n, 1, s, s]`.
+pub fn luma(image: &Tensor) -> Tensor {
+    let parts = image.split(1, 1);
+    &parts[0] * 0.299 + &parts[1] * 0.587 + &parts[2] * 0.114
+}
+
+/// Four-neighbour Laplacian, one pixel smaller on every side.
+pub fn laplacian(x: &Tensor) -> Tensor {
+    let (height, width) = (x.size()[2], x.size()[3]);
+    let shifted = |y: i64, x_offset: i64| x.narrow(2, y, height - 2).narrow(3, x_offset, width - 2);
+    shifted(0, 1) + shifted(2, 1) + shifted(1, 0) + shifted(1, 2) - shifted(1, 1) * 4.0
+}
+
+fn inner(x: &Tensor) -> Tensor {
+    x.narrow(2, 1, x.size()[2] - 2).narrow(3, 1, x.size()[3] - 2)
+}

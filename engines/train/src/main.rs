@@ -1,0 +1,73 @@
+//! Trains, exports and evaluates Persona's de-identification network, after *Live Face De-Identification in
+//! Video*. `docs/training.md` is the manual.
+
+mod augment;
+mod data;
+mod fit;
+mod losses;
+mod network;
+mod onnx;
+mod optimizer;
+mod preset;
+mod recognizer;
+mod sheet;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Align the faces of a data set and cache them as one file
+    Prepare {
+        /// Directory with FACES.tsv and the pictures
+        #[arg(long)]
+        data: PathBuf,
+        /// Take the pictures whose path begins so
+        #[arg(long, default_value = "train/")]
+        prefix: String,
+        /// Store of the frozen networks [default: the product's]
+        #[arg(long)]
+        models: Option<PathBuf>,
+        /// The preset that the faces are for
+        #[arg(long, default_value = "edge128")]
+        preset: String,
+        /// File to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Train
+    Fit(fit::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Prepare {
+            data,
+            prefix,
+            models,
+            preset,
+            out,
+        } => {
+            let preset = preset::Preset::load(&preset)?;
+            let store = fit::store(models.as_deref())?;
+            let device = tch::Device::Cpu;
+            let spec = preset
+                .recognizer
+                .first()
+                .ok_or_else(|| anyhow::anyhow!("the preset names no recognizer"))?;
+            let recognizer = recognizer::Recognizer::load(&store, spec, device)?;
+            let landmarker = recognizer::Landmarker::load(&store, "landmarks", device)?;
+            data::prepare(&data, &prefix, preset.generator.side, &landmarker, &recognizer)?.write(&out)
+        }
+        Command::Fit(options) => fit::fit(&options),
+    }
+}

@@ -1,0 +1,217 @@
+//! Presets: everything that decides what a training run does, in one TOML file. Keys of the losses carry the
+//! paper's symbols.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::network::Size;
+
+/// One training recipe.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preset {
+    /// The generator's sizes.
+    pub generator: Size,
+    /// Optimisation.
+    pub optimizer: Optimizer,
+    /// Weights of the losses.
+    pub loss: Loss,
+    /// The strength of the push away from the target, lambda of equation 6, by step.
+    pub lambda: Vec<Stage>,
+    /// Augmentation of the pictures and distortion of the generator's input.
+    pub augment: Augment,
+    /// Frozen recognisers for the perceptual loss; one is drawn per step by its `share`.
+    pub recognizer: Vec<Recognizer>,
+    /// A frozen landmark network that ties output to source.
+    pub landmarks: Option<Landmarks>,
+}
+
+/// Optimisation (paper section 4: Adam, 1e-4, 0.5, 0.99, batches of 32, 230,000 steps).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Steps to train.
+    pub steps: u64,
+    /// Pictures per step.
+    pub batch: i64,
+    /// Adam's learning rate of the generator.
+    pub learning_rate: f64,
+    /// Adam's learning rate of the discriminator.
+    pub discriminator_rate: f64,
+    /// Share of the run, at its end, over which both rates fall to a tenth along a cosine.
+    pub decay: f64,
+    /// Adam's decay of the mean.
+    pub beta_1: f64,
+    /// Adam's decay of the variance.
+    pub beta_2: f64,
+    /// Share of the present weights in the moving average, per step.
+    pub ema: f64,
+    /// Seed of everything drawn.
+    pub seed: i64,
+}
+
+/// Weights of the losses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    /// Adversarial loss of the generator (L_G).
+    pub lambda_0: f64,
+    /// Reconstruction (L_R).
+    pub lambda_1: f64,
+    /// Edges (L_x, L_y).
+    pub lambda_2: f64,
+    /// Perceptual loss (L_p).
+    pub lambda_3: f64,
+    /// Size of the mask (L_m).
+    pub lambda_4: f64,
+    /// Roughness of the mask (L_x^m, L_y^m).
+    pub lambda_5: f64,
+    /// Parameter of the beta distribution of the mixup.
+    pub alpha: f64,
+    /// Share of the low maps' ties in the perceptual loss.
+    pub low: f64,
+    /// Share of the high map's tie to the target in the perceptual loss.
+    pub high: f64,
+    /// Whether the raw output is judged by the adversarial and perceptual losses.
+    pub raw: bool,
+    /// Whether the masked output is. When both are, they take turns unless `both` is set.
+    pub masked: bool,
+    /// Judge raw and masked output in every step, at twice the cost, instead of in turn.
+    pub both: bool,
+    /// Limit what is judged to the soft landmark hull, as the product shows it.
+    pub hull: bool,
+    /// Ours: tone.
+    pub tone: f64,
+    /// Ours: missing detail.
+    pub detail: f64,
+    /// Ours: exposure, 1 - mask inside the hull.
+    pub exposure: f64,
+}
+
+/// From this step on, push with this strength.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// First step.
+    pub step: u64,
+    /// Lambda.
+    pub value: f64,
+}
+
+/// Random changes. Lengths are fractions of the crop's side, angles in degrees, all as the largest change
+/// (`elastic`: standard deviation in halves of the side).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Of the picture itself: what the losses compare with changes too.
+    pub picture: Motion,
+    /// Of the generator's input alone: the output shall be undistorted (paper section 3, training step a).
+    pub input: Motion,
+    /// Of what the recognisers see, source and output alike.
+    pub recognizer: Motion,
+    /// Share of steps in which the recognisers see a blurred and noisy picture.
+    pub degrade: f64,
+    /// Share of samples whose target is another picture of the person, where there is one.
+    pub other_picture: f64,
+}
+
+/// Bounds of a random motion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Motion {
+    /// Degrees.
+    pub rotation: f64,
+    /// Relative.
+    pub scale: f64,
+    /// Fraction of the side.
+    pub shift: f64,
+    /// Standard deviation of a 5x5 field of displacements, in halves of the side.
+    pub elastic: f64,
+}
+
+/// A frozen recogniser.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recognizer {
+    /// `embedding`, the product's own, or an ONNX file in the store's directory: `[n, 3, size, size]` RGB in,
+    /// `[n, d]` out.
+    pub network: String,
+    /// Side of its input.
+    pub size: i64,
+    /// The part of the aligned crop that it sees, in fractions of the side.
+    pub window: [f64; 2],
+    /// Its input is `(rgb - mean) / scale` with rgb in 0 to 255; most files begin with that themselves.
+    #[serde(default)]
+    pub mean: [f64; 3],
+    /// See `mean`.
+    #[serde(default = "one")]
+    pub scale: f64,
+    /// Whether descriptors are brought to unit length before they are compared.
+    #[serde(default)]
+    pub unit: bool,
+    /// Numbers of the Relu operations whose maps are tied to the source.
+    pub low: Vec<usize>,
+    /// Number of the Relu operation whose map is tied to the target.
+    pub high: Vec<usize>,
+    /// Descriptor distance up to which it pushes.
+    pub distance: f64,
+    /// How often it is drawn, relative to the others.
+    pub share: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// A frozen landmark network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Landmarks {
+    /// `landmarks`, the product's own, or an ONNX file in the store's directory: `[n, 3, 112, 112]` RGB 0 to 255
+    /// in, `[n, 136]` out.
+    pub network: String,
+    /// Weight of the mean distance between the points of source and output, in inter-ocular distances.
+    pub weight: f64,
+}
+
+impl Preset {
+    /// Reads a preset by its name among the built-in ones, or from a file.
+    ///
+    /// # Errors
+    /// When there is neither, or a key is missing or unknown.
+    pub fn load(name: &str) -> Result<Self> {
+        let text = match BUILT_IN.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => (*text).to_owned(),
+            None if Path::new(name).is_file() => {
+                std::fs::read_to_string(name).with_context(|| format!("cannot read preset {name}"))?
+            }
+            None => {
+                let known: Vec<_> = BUILT_IN.iter().map(|(known, _)| *known).collect();
+                bail!(
+                    "there is no preset {name}: give a TOML file or one of {}",
+                    known.join(", ")
+                );
+            }
+        };
+        toml::from_str(&text).with_context(|| format!("preset {name}"))
+    }
+
+    /// Lambda at a step.
+    pub fn lambda_at(&self, step: u64) -> f64 {
+        self.lambda
+            .iter()
+            .rfind(|stage| stage.step <= step)
+            .map_or(0.0, |stage| stage.value)
+    }
+
+    /// The learning rates' factor at a step.
+    pub fn rate_at(&self, step: u64) -> f64 {
+        let done = step as f64 / self.optimizer.steps.max(1) as f64;
+        let into = ((done - (1.0 - self.optimizer.decay)) / self.optimizer.decay.max(1e-9)).clamp(0.0, 1.0);
+        0.1 + 0.9 * 0.5 * (1.0 + (std::f64::consts::PI * into).cos())
+    }
+}
+
+const BUILT_IN: &[(&str, &str)] = &[("edge128", include_str!("../presets/edge128.toml"))];
