@@ -1,7 +1,12 @@
 //! The program.
 
+pub mod bench;
+pub mod check;
 pub mod element;
 pub mod frame;
+pub mod models;
 pub mod networks;
 pub mod pipeline;
+pub mod run;
+pub mod sheet;
 pub mod track;

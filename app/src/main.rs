@@ -1,2 +1,139 @@
 //! The command line.
-fn main() {}
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use engines::models::default_dir;
+use gstreamer as gst;
+use persona::{bench, check, element, models, run, sheet};
+
+/// The stream failed in the middle, or something needed is missing.
+const FAILED: u8 = 1;
+/// Nothing could be started; one sentence on standard error says why.
+const CANNOT_START: u8 = 2;
+
+/// Replaces every face in live video by a natural-looking face of nobody.
+///
+/// What cannot be replaced well is covered: nothing that might be a face leaves uncovered. Begin with
+/// `persona models fetch` and `persona check`, then `persona run --input in.mp4 --output out.mp4`.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Anonymize a video, a camera's stream or pictures
+    ///
+    /// Exit status: 0 done, 1 failed in the middle (what was written can be played), 2 could not start.
+    /// Ctrl-C ends the run and closes the output properly.
+    #[command(after_help = "Examples:\n  \
+        persona run --input party.mp4 --output party-anonymized.mp4\n  \
+        persona run --input rtsp://USER:PASSWORD@10.0.0.7/stream1 --output rtsp://127.0.0.1:8554/hall\n  \
+        persona run --input /dev/video0 --output display\n  \
+        persona run --input photos --output photos-anonymized")]
+    Run(run::Options),
+    /// Say what is present and what is missing, with the remedy for each
+    Check(Models),
+    /// Fetch the networks and look at them
+    Models {
+        #[command(subcommand)]
+        command: models::Command,
+        #[command(flatten)]
+        folder: Models,
+    },
+    /// Measure the speed of the whole job and of its stages
+    Bench(bench::Options),
+    /// Make a contact sheet: frames of one video above the same frames of another one
+    Sheet(sheet::Options),
+}
+
+#[derive(clap::Args)]
+struct Models {
+    /// Folder with the networks [default: $PERSONA_MODELS, else ~/.local/share/persona/models]
+    #[arg(long = "models", value_name = "DIR", global = true)]
+    models: Option<PathBuf>,
+}
+
+impl Models {
+    fn folder(self) -> PathBuf {
+        self.models.unwrap_or_else(default_dir)
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    match work(Cli::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("persona: {error:#}");
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+fn work(command: Command) -> anyhow::Result<ExitCode> {
+    if let Command::Models { command, folder } = command {
+        models::run(command, &folder.folder())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    gst::init().context("GStreamer does not start; sudo apt-get install gstreamer1.0-plugins-base")?;
+    element::register().context("GStreamer does not take the element persona")?;
+    match command {
+        Command::Models { .. } => Ok(ExitCode::SUCCESS),
+        Command::Run(options) => {
+            let report = run::run(&options, &*interrupted()?)?;
+            print!("{report}");
+            if let Some(path) = &options.stats_json {
+                report.write_json(path)?;
+            }
+            Ok(match report.fault {
+                None => ExitCode::SUCCESS,
+                Some(fault) => {
+                    eprintln!("persona: {fault}");
+                    ExitCode::from(FAILED)
+                }
+            })
+        }
+        Command::Check(folder) => {
+            let rows = check::check(&folder.folder(), "/".as_ref())?;
+            print!("{}", check::table(&rows));
+            Ok(if check::is_complete(&rows) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(FAILED)
+            })
+        }
+        Command::Bench(options) => {
+            let bench = bench::run(&options, &*interrupted()?)?;
+            if options.json {
+                println!("{:#}", bench.json());
+            } else {
+                print!("{bench}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sheet(options) => {
+            sheet::run(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Set once the user presses Ctrl-C or the system asks the program to end; a second time ends it at once.
+fn interrupted() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // In this order: the first signal finds the flag unset and sets it, the second one finds it set.
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(FAILED), flag.clone())
+            .and_then(|_| signal_hook::flag::register(signal, flag.clone()))
+            .context("signals cannot be watched")?;
+    }
+    Ok(flag)
+}

@@ -173,6 +173,8 @@ fn split<const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use gst_video::prelude::*;
+
     use super::*;
 
     fn info(format: gst_video::VideoFormat, width: u32, height: u32) -> gst_video::VideoInfo {

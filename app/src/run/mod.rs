@@ -1,0 +1,285 @@
+//! `persona run`: a video, camera or picture in, the same anonymized out.
+//!
+//! A stream runs through one GStreamer pipeline around the element `persona` ([`crate::element`]):
+//! ```text
+//! uridecodebin | v4l2src ! decodebin | videotestsrc
+//!   ─► videoflip (upright) ─► videoconvert (passes I420 and NV12 through) ─► persona ─► file | rtsp | display
+//! ```
+//! Pictures go through the pipeline's synchronous form, one at a time ([`pictures`]).
+//!
+//! # Decisions
+//! * **A file is playable at every moment.** MP4 is written in fragments of a second and becomes an ordinary MP4 when
+//!   it is finished; Matroska and WebM are streams by nature. The file is called `NAME.part` until the run ends, well
+//!   or not; then it takes its name. So an older file is replaced only by one that can be played, and after a loss of
+//!   power the part is still there.
+//! * **A file keeps the size of its first frame**: later ones of another size are scaled into it, because MP4 players
+//!   expect one size. H.264 in 4:2:0 has no odd sizes: the last column or row is left out. WebM keeps it.
+//! * **Sound is dropped** unless asked for: a voice identifies a person. Other tracks are dropped always.
+//! * **A camera that is too fast** loses whole frames before the element, so that the delay does not grow.
+
+mod elements;
+mod error;
+mod input;
+mod output;
+mod pictures;
+mod report;
+mod serve;
+mod stream;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use engines::models::default_dir;
+
+pub(crate) use elements::make;
+pub use elements::{REQUIREMENTS, Requirement};
+pub use error::Error;
+pub use input::Input;
+pub use output::{Container, Mount, Output};
+pub(crate) use pictures::rgb;
+pub use report::Report;
+pub(crate) use stream::{formats, test_caps, x264};
+
+use crate::pipeline::{Policy, Settings};
+
+/// What `persona run` is told.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Video, picture, folder of pictures, rtsp://..., /dev/videoN, or "test" for a test picture
+    #[arg(long, short, value_name = "INPUT")]
+    pub input: OsString,
+
+    /// File or folder of the same kind, rtsp://127.0.0.1:8554/NAME to serve a stream, or "display"
+    ///
+    /// The extension says which video format: .mp4 and .mov (H.264), .mkv (H.264), .webm (VP8).
+    #[arg(long, short, value_name = "OUTPUT")]
+    pub output: OsString,
+
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+
+    /// Keep the sound of a video file. A voice identifies a person!
+    #[arg(long)]
+    pub keep_audio: bool,
+
+    /// Stop after this many frames
+    #[arg(long, value_name = "N")]
+    pub frames: Option<u64>,
+
+    /// Write the final numbers into this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub stats_json: Option<PathBuf>,
+
+    /// How faces are found and replaced
+    #[command(flatten, next_help_heading = "Faces")]
+    pub faces: Faces,
+
+    /// How video is encoded
+    #[command(flatten, next_help_heading = "Encoding")]
+    pub encoding: Encoding,
+
+    /// How cameras are read
+    #[command(flatten, next_help_heading = "Cameras")]
+    pub camera: Camera,
+}
+
+/// How faces are found and replaced.
+#[derive(Debug, Clone, Args)]
+pub struct Faces {
+    /// Folder with the networks [default: $PERSONA_MODELS, else ~/.local/share/persona/models]
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+
+    /// What to do with faces
+    #[arg(long, value_enum, default_value_t)]
+    pub policy: PolicyName,
+
+    /// Look for faces in full resolution in every frame: finds the smallest ones, several times slower
+    #[arg(long)]
+    pub thorough: bool,
+
+    /// Frames to hold back so that a face is covered before it is first detected, 0 to 3
+    #[arg(long, value_name = "FRAMES", default_value_t = Settings::default().look_ahead as u32,
+          value_parser = clap::value_parser!(u32).range(0..=3))]
+    pub look_ahead: u32,
+
+    /// Detector score from which something may be a face and is covered, 0.05 to 0.35; lower covers more
+    #[arg(long, value_name = "SCORE", default_value_t = Settings::default().possible, value_parser = score)]
+    pub threshold: f32,
+
+    /// Width in pixels below which a face is covered and not replaced
+    #[arg(long, value_name = "PIXELS", default_value_t = Settings::default().trust.smallest_face)]
+    pub min_face: f32,
+
+    /// How long a face stays covered after it was last detected
+    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().track.coast.as_secs_f64(),
+          value_parser = coast)]
+    pub coast: f64,
+
+    /// Threads per network
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: u32,
+
+    /// Longest time that a frame may take, 0 for no limit: faces untreated by then are covered
+    /// [default: 500 for cameras, else 0]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub deadline: Option<u32>,
+}
+
+/// [`Policy`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum PolicyName {
+    /// Replace each face, or cover it where that cannot be done well
+    #[default]
+    Anonymize,
+    /// Cover each face
+    Cover,
+    /// Cover the whole frame
+    Shutter,
+}
+
+impl PolicyName {
+    /// Name of the element's property value.
+    fn nick(self) -> &'static str {
+        match self {
+            Self::Anonymize => "anonymize",
+            Self::Cover => "cover",
+            Self::Shutter => "shutter",
+        }
+    }
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Anonymize => Self::Anonymize,
+            PolicyName::Cover => Self::Cover,
+            PolicyName::Shutter => Self::Shutter,
+        }
+    }
+}
+
+impl Faces {
+    /// Deadline for cameras, when none is asked for: look-ahead of 2 at 25 frames per second and several frames' work.
+    const LIVE_DEADLINE: u32 = 500;
+
+    /// Folder of the networks.
+    pub fn models(&self) -> PathBuf {
+        self.models.clone().unwrap_or_else(default_dir)
+    }
+
+    /// Deadline in milliseconds, 0 for none.
+    fn deadline(&self, live: bool) -> u32 {
+        self.deadline
+            .unwrap_or(if live { Self::LIVE_DEADLINE } else { 0 })
+    }
+
+    /// Settings of the pipeline for pictures, which stand alone: no frame to wait for and every pixel looked at.
+    fn for_pictures(&self) -> Settings {
+        let mut settings = Settings {
+            possible: self.threshold,
+            look_ahead: 0,
+            policy: self.policy.into(),
+            ..Settings::default()
+        };
+        settings.scan.thorough = true;
+        settings.trust.smallest_face = self.min_face;
+        settings.track.coast = Duration::from_secs_f64(self.coast);
+        settings
+    }
+}
+
+/// How video is encoded.
+#[derive(Debug, Clone, Args)]
+pub struct Encoding {
+    /// Speed of H.264 encoding against size
+    #[arg(long, value_enum, default_value_t)]
+    pub preset: Preset,
+
+    /// Constant quality of H.264, 0 (best) to 51 (smallest)
+    #[arg(long, value_name = "CRF", default_value_t = 21, value_parser = clap::value_parser!(u32).range(0..=51))]
+    pub quality: u32,
+
+    /// Bit rate instead of constant quality
+    #[arg(long, value_name = "KBIT/S", value_parser = clap::value_parser!(u32).range(16..=200_000))]
+    pub bitrate: Option<u32>,
+}
+
+/// x264's presets that keep up with a camera.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Preset {
+    /// Fastest, largest files
+    #[default]
+    Ultrafast,
+    /// About a third smaller, 1.3 times the work
+    Superfast,
+    /// Smallest, twice the work
+    Veryfast,
+}
+
+/// How cameras are read.
+#[derive(Debug, Clone, Args)]
+pub struct Camera {
+    /// RTSP: how long to wait for late and disordered packets
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = Self::default().latency)]
+    pub latency: u32,
+
+    /// RTSP: let the camera choose UDP; without this packets come over TCP, so that none is lost
+    #[arg(long)]
+    pub udp: bool,
+
+    /// How long a camera may be silent before the run ends
+    #[arg(long, value_name = "SECONDS", default_value_t = Self::default().timeout,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+impl Default for Camera {
+    fn default() -> Self {
+        Self {
+            latency: 200,
+            udp: false,
+            timeout: 10,
+        }
+    }
+}
+
+fn in_range<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
+    text: &str,
+    least: T,
+    most: T,
+) -> Result<T, String> {
+    match text.parse() {
+        Ok(value) if value >= least && value <= most => Ok(value),
+        _ => Err(format!("wanted a number from {least} to {most}")),
+    }
+}
+
+fn score(text: &str) -> Result<f32, String> {
+    in_range(text, 0.05, 0.35)
+}
+
+fn coast(text: &str) -> Result<f64, String> {
+    in_range(text, 0.0, 60.0)
+}
+
+/// Runs to the end of the input, or until `interrupted` is set; the output is closed properly then too. GStreamer must
+/// be initialised and the element registered ([`crate::element::register`]).
+///
+/// # Errors
+/// When nothing could be started. A fault in the middle is [`Report::fault`].
+pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Report, Error> {
+    let input = Input::parse(&options.input)?;
+    let output = Output::parse(&options.output, &input, options.overwrite)?;
+    match (&input, &output) {
+        (Input::Picture(from), Output::Picture(to)) => pictures::one(from, to, &options.faces),
+        (Input::Pictures(from), Output::Pictures(to)) => {
+            pictures::folder(from, to, &options.faces, options.overwrite, interrupted)
+        }
+        _ => stream::run(&input, &output, options, interrupted),
+    }
+}
