@@ -8,14 +8,12 @@
 //! * `similarity`: the correlation of the two details, 1 for a copy, 0 for something unrelated;
 //! * `difference`: the root mean square of what the gain leaves over, in luma levels of 0 to 255;
 //! * `background`: the same difference on patches of the same size around the face, where nothing was to be changed: what
-//!   the encoder did ([`QUANTILE`] of them; patches near any face do not count).
+//!   the encoder did ([`QUANTILE`] of them are smaller; patches near any face do not count; [`ASSUMED`] without any).
 //!
-//! The face is **changed** when `difference` is at least [`FLOOR`] levels and either
-//! * `similarity` is below [`COPY`] and `difference` is at least [`RATIO`] times `background`, or
-//! * `similarity` is below [`UNRELATED`] and `difference` is at least [`UNRELATED_RATIO`] times `background`.
-//!
-//! Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has the measurements behind the
-//! limits.
+//! From them, `change` = `difference` x sqrt(1 - `similarity`): noise on a copy leaves a high similarity, so its
+//! difference counts little. The face is **changed** when `change` is at least [`FLOOR`] levels and at least [`RATIO`]
+//! times `background`. Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has the
+//! measurements behind the limits.
 
 use kernels::Rect;
 
@@ -25,16 +23,12 @@ pub const INNER: f32 = 0.65;
 pub const GRID: usize = 24;
 /// Side of the window of the local mean, in grid sides.
 pub const LOCAL: f32 = 0.5;
-/// Smallest difference that can be a change, in luma levels.
-pub const FLOOR: f32 = 2.0;
-/// From this similarity on a face is a copy, whatever the background says.
-pub const COPY: f32 = 0.9;
+/// Smallest change, in luma levels.
+pub const FLOOR: f32 = 1.0;
 /// How many times the background's difference a change must be.
-pub const RATIO: f32 = 3.5;
-/// Below this similarity nothing of the face is left that a poor encoder could not also have destroyed.
-pub const UNRELATED: f32 = 0.5;
-/// How many times the background's difference the change must then be.
-pub const UNRELATED_RATIO: f32 = 1.5;
+pub const RATIO: f32 = 1.5;
+/// The background's difference where no background is visible, in luma levels: a poor encoder's.
+pub const ASSUMED: f32 = 2.0;
 /// Which of the background's differences counts: that share of them is smaller.
 pub const QUANTILE: f32 = 0.75;
 /// Background patches keep this many box sizes away from every face's middle.
@@ -60,19 +54,19 @@ pub struct Judgement {
     pub similarity: f32,
     /// Root mean square of the detail's change, in luma levels.
     pub difference: f32,
-    /// The same around the faces; 0 when every patch around lies near a face or outside of the frame.
+    /// The same around the faces, or [`ASSUMED`].
     pub background: f32,
 }
 
 impl Judgement {
+    /// How much of the face's detail is another one, in luma levels.
+    pub fn change(&self) -> f32 {
+        self.difference * (1.0 - self.similarity).max(0.0).sqrt()
+    }
+
     /// Whether the face was changed; if not, it is exposed.
     pub fn changed(&self) -> bool {
-        let ratio = if self.similarity < UNRELATED {
-            UNRELATED_RATIO
-        } else {
-            RATIO
-        };
-        self.similarity < COPY && self.difference >= FLOOR.max(ratio * self.background)
+        self.change() >= FLOOR.max(RATIO * self.background)
     }
 }
 
@@ -102,8 +96,38 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
     Some(Judgement {
         similarity,
         difference,
-        background: around.get(position).copied().unwrap_or_default(),
+        background: around.get(position).copied().unwrap_or(ASSUMED),
     })
+}
+
+/// Judges one face against several frames of the input, of which the output's frame may be a copy: the frame at its time
+/// and the neighbours, because a shifted time must not look like a change. Frames whose background fits the output's
+/// clearly worse than the best one's are no candidates; among the others the judgement that says least for a change
+/// counts. `None` when [`judge`] says so for all of them.
+///
+/// # Panics
+/// When the planes have different sizes.
+pub fn judge_nearest<'a>(
+    inputs: impl IntoIterator<Item = Luma<'a>>,
+    output: Luma<'_>,
+    face: Rect,
+    faces: &[Rect],
+) -> Option<Judgement> {
+    let judgements: Vec<_> = inputs
+        .into_iter()
+        .filter_map(|input| judge(input, output, face, faces))
+        .collect();
+    let best = judgements
+        .iter()
+        .map(|judgement| judgement.background)
+        .min_by(f32::total_cmp)?;
+    judgements
+        .into_iter()
+        .filter(|judgement| judgement.background <= 1.5 * best + 0.5)
+        .min_by(|a, b| {
+            let changed = a.changed().cmp(&b.changed());
+            changed.then(a.change().total_cmp(&b.change()))
+        })
 }
 
 /// Where the background patches lie: on two squares around the face.
@@ -316,6 +340,46 @@ mod tests {
         let other = scene(Rect::new(104.0, 56.0, 80.0, 108.0));
         let output = inside(&input, face.scaled(0.9), |x, y, _| other[y * WIDTH + x]);
         let found = judge(luma(&input), luma(&encoded(&output, 1.0)), face, &[face]).unwrap();
+        assert!(found.changed(), "{found:?}");
+    }
+
+    #[test]
+    fn a_copy_at_another_time_is_exposed_and_a_cover_in_motion_is_not() {
+        // A camera that pans: everything moves by 6 pixels from frame to frame.
+        let faces: Vec<_> = (0..3)
+            .map(|time| Rect::new(100.0 + 6.0 * time as f32, 60.0, 48.0, 60.0))
+            .collect();
+        let inputs: Vec<Vec<u8>> = faces
+            .iter()
+            .enumerate()
+            .map(|(time, face)| {
+                let mut frame = scene(*face);
+                for row in frame.chunks_mut(WIDTH) {
+                    let texture = row.to_vec();
+                    for (x, value) in row.iter_mut().enumerate() {
+                        if !(face.x - 2.0..face.right() + 2.0).contains(&(x as f32)) {
+                            *value = texture[(x + WIDTH - 6 * time) % WIDTH];
+                        }
+                    }
+                }
+                frame
+            })
+            .collect();
+        let judged = |output: &[u8]| {
+            judge_nearest(
+                inputs.iter().map(|input| luma(input)),
+                luma(output),
+                faces[1],
+                &faces[1..2],
+            )
+            .unwrap()
+        };
+        for (time, input) in inputs.iter().enumerate() {
+            let found = judged(&encoded(input, 1.0));
+            assert!(!found.changed(), "copy of frame {time}: {found:?}");
+        }
+        let covered = inside(&inputs[1], faces[1], |_, _, _| 128);
+        let found = judged(&encoded(&covered, 1.0));
         assert!(found.changed(), "{found:?}");
     }
 

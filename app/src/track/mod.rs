@@ -319,3 +319,280 @@ fn see(track: &mut Track, detection: &Detection, confident: f32) {
         Evidence::Tentative
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn detection(x: f32, y: f32, side: f32, score: f32) -> Detection {
+        let rect = Rect::new(x, y, side, side);
+        Detection {
+            rect,
+            points: [rect.center(); 5],
+            score,
+        }
+    }
+
+    fn frame(index: u32) -> Duration {
+        Duration::from_secs(1) * index / 30
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(TrackSettings::default())
+    }
+
+    /// Whether `outer` holds all of `inner`, to rounding.
+    fn holds(outer: &Rect, inner: &Rect) -> bool {
+        let outer = Rect::new(
+            outer.x - 0.01,
+            outer.y - 0.01,
+            outer.width + 0.02,
+            outer.height + 0.02,
+        );
+        outer.contains(Point::new(inner.x, inner.y))
+            && outer.contains(Point::new(inner.right(), inner.bottom()))
+    }
+
+    #[test]
+    fn what_a_detection_becomes() {
+        struct Case {
+            name: &'static str,
+            before: Vec<Detection>,
+            now: Detection,
+            /// Evidence of each track afterwards, oldest first.
+            wanted: &'static [Evidence],
+        }
+        let at = |x, score| detection(x, 0.0, 40.0, score);
+        use Evidence::{Coasting, Detected, Tentative};
+        let cases = [
+            Case {
+                name: "a confident newcomer",
+                before: vec![],
+                now: at(0.0, 0.9),
+                wanted: &[Detected],
+            },
+            Case {
+                name: "an unsure newcomer is perhaps a face",
+                before: vec![],
+                now: at(0.0, 0.25),
+                wanted: &[Tentative],
+            },
+            Case {
+                name: "an unsure detection keeps a known face",
+                before: vec![at(0.0, 0.9)],
+                now: at(4.0, 0.25),
+                wanted: &[Detected],
+            },
+            Case {
+                name: "a confident detection confirms",
+                before: vec![at(0.0, 0.25)],
+                now: at(4.0, 0.9),
+                wanted: &[Detected],
+            },
+            Case {
+                name: "elsewhere is another face, and the first one coasts",
+                before: vec![at(0.0, 0.9)],
+                now: at(200.0, 0.9),
+                wanted: &[Coasting, Detected],
+            },
+            Case {
+                name: "the nearer of two gets it",
+                before: vec![at(0.0, 0.9), at(60.0, 0.9)],
+                now: at(54.0, 0.9),
+                wanted: &[Coasting, Detected],
+            },
+        ];
+        for Case {
+            name,
+            before,
+            now,
+            wanted,
+        } in cases
+        {
+            let mut tracker = tracker();
+            if !before.is_empty() {
+                tracker.update(frame(0), &before);
+            }
+            tracker.update(frame(1), &[now]);
+            let got: Vec<_> = tracker.tracks().iter().map(|track| track.evidence).collect();
+            assert_eq!(got, wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn confident_detections_choose_first() {
+        let mut tracker = tracker();
+        tracker.update(frame(0), &[detection(0.0, 0.0, 40.0, 0.9)]);
+        // The unsure one overlaps better.
+        let [near, far] = [detection(1.0, 0.0, 40.0, 0.3), detection(12.0, 0.0, 40.0, 0.8)];
+        tracker.update(frame(1), &[near, far]);
+        let [first, second] = tracker.tracks() else {
+            panic!("{:?}", tracker.tracks())
+        };
+        assert_eq!((first.rect, second.rect), (far.rect, near.rect));
+        assert!(first.id < second.id && second.evidence == Evidence::Tentative);
+    }
+
+    #[test]
+    fn a_moving_face_keeps_its_id_through_a_gap() {
+        let mut tracker = tracker();
+        let place = |i: u32| detection(8.0 * i as f32, 3.0 * i as f32, 60.0, 0.9);
+        for i in 0..20 {
+            tracker.update(frame(i), &[place(i)]);
+        }
+        for i in 20..30 {
+            tracker.update(frame(i), &[]);
+            let [track] = tracker.tracks() else {
+                panic!("lost in frame {i}")
+            };
+            assert_eq!((track.evidence, track.points), (Evidence::Coasting, None));
+        }
+        tracker.update(frame(30), &[place(22)]);
+        let [track] = tracker.tracks() else {
+            panic!("{:?}", tracker.tracks())
+        };
+        assert_eq!((track.id, track.evidence), (TrackId(0), Evidence::Detected));
+    }
+
+    #[test]
+    fn a_coasting_box_holds_a_face_that_stopped_and_one_that_went_on() {
+        let mut tracker = tracker();
+        let place = |i: u32| detection(3.0 * i as f32, 0.0, 60.0, 0.9);
+        for i in 0..30 {
+            tracker.update(frame(i), &[place(i)]);
+        }
+        let mut before = 0.0;
+        for i in 30..40 {
+            tracker.update(frame(i), &[]);
+            let rect = tracker.tracks()[0].rect;
+            assert!(holds(&rect, &place(29).rect), "stopped, frame {i}: {rect:?}");
+            assert!(
+                rect.contains(place(i).rect.center()),
+                "went on, frame {i}: {rect:?}"
+            );
+            assert!(rect.area() > before, "grows");
+            before = rect.area();
+        }
+    }
+
+    #[test]
+    fn tracks_end_when_their_patience_does() {
+        let settings = TrackSettings::default();
+        for (score, patience) in [(0.9, settings.coast), (0.25, settings.coast_tentative)] {
+            let mut tracker = tracker();
+            tracker.update(Duration::ZERO, &[detection(0.0, 0.0, 40.0, score)]);
+            let mut time = Duration::ZERO;
+            while time + frame(1) <= patience {
+                time += frame(1);
+                tracker.update(time, &[]);
+                assert_eq!(tracker.tracks().len(), 1, "score {score} at {time:?}");
+            }
+            tracker.update(time + frame(2), &[]);
+            assert!(tracker.tracks().is_empty(), "score {score}");
+        }
+    }
+
+    #[test]
+    fn time_that_jumps_begins_anew_with_new_ids() {
+        struct Case {
+            name: &'static str,
+            second: Duration,
+            is_new: bool,
+        }
+        let start = Duration::from_secs(100);
+        let cases = [
+            Case {
+                name: "the next frame",
+                second: start + frame(1),
+                is_new: false,
+            },
+            Case {
+                name: "the same time again",
+                second: start,
+                is_new: false,
+            },
+            Case {
+                name: "backwards",
+                second: start - frame(1),
+                is_new: true,
+            },
+            Case {
+                name: "a gap",
+                second: start + Duration::from_secs(60),
+                is_new: true,
+            },
+        ];
+        for Case { name, second, is_new } in cases {
+            let mut tracker = tracker();
+            tracker.update(start, &[detection(0.0, 0.0, 40.0, 0.9)]);
+            tracker.update(second, &[detection(1.0, 0.0, 40.0, 0.9)]);
+            let [track] = tracker.tracks() else {
+                panic!("{name}: {:?}", tracker.tracks())
+            };
+            assert_eq!(track.id, TrackId(u64::from(is_new)), "{name}");
+            assert!(
+                track.rect.x == 1.0 && track.motion.velocity.x.is_finite(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_face_found_again_elsewhere_is_not_covered_twice() {
+        let mut tracker = tracker();
+        tracker.update(frame(0), &[detection(0.0, 0.0, 40.0, 0.9)]);
+        tracker.update(frame(1), &[detection(35.0, 0.0, 40.0, 0.9)]);
+        assert_eq!(tracker.tracks().len(), 2, "too far to be the same for sure");
+        // The second one moves onto the first one's place.
+        for i in 2..6 {
+            tracker.update(
+                frame(i),
+                &[detection(35.0 - 8.0 * (i - 1) as f32, 0.0, 40.0, 0.9)],
+            );
+        }
+        assert_eq!(tracker.tracks().len(), 1);
+    }
+
+    fn scene() -> impl Strategy<Value = Vec<Vec<(f32, f32, f32, f32)>>> {
+        let face = (0.0f32..600.0, 0.0f32..300.0, 8.0f32..120.0, 0.2f32..1.0);
+        proptest::collection::vec(proptest::collection::vec(face, 0..6), 1..40)
+    }
+
+    proptest! {
+        #[test]
+        fn every_detection_is_in_a_track_and_none_is_left_before_its_time(frames in scene()) {
+            let settings = TrackSettings::default();
+            let mut tracker = tracker();
+            let mut latest: Vec<(TrackId, Rect, Duration, bool)> = Vec::new();
+            for (i, faces) in frames.iter().enumerate() {
+                let time = frame(i as u32);
+                let found: Vec<_> =
+                    faces.iter().map(|&(x, y, side, score)| detection(x, y, side, score)).collect();
+                tracker.update(time, &found);
+                let tracks = tracker.tracks();
+                for detection in &found {
+                    prop_assert!(tracks.iter().any(|track| track.rect == detection.rect));
+                }
+                for (a, track) in tracks.iter().enumerate() {
+                    prop_assert!(tracks[..a].iter().all(|other| other.id != track.id));
+                    prop_assert!(holds(&track.rect, &track.seen()));
+                }
+                // Wherever a face was seen less than its patience ago, something is covered.
+                for &(id, seen, at, confirmed) in &latest {
+                    let patience = if confirmed { settings.coast } else { settings.coast_tentative };
+                    let known = tracks.iter().any(|track| track.id == id);
+                    let inherited = tracks.iter().any(|track| {
+                        track.evidence == Evidence::Detected && track.rect.intersection(&seen).area() > 0.0
+                    });
+                    prop_assert!(known || inherited || time - at > patience, "{id:?} was dropped");
+                }
+                latest.retain(|(id, ..)| tracks.iter().all(|track| track.id != *id));
+                for track in tracks {
+                    let at = time - track.motion.unseen;
+                    latest.push((track.id, track.seen(), at, track.is_confirmed()));
+                }
+            }
+        }
+    }
+}

@@ -1,28 +1,65 @@
 //! Generated faces back into their frame.
 
+use std::ops::Range;
+
 use super::rows::{change_chroma, luma, to_byte};
 use super::sample::{LANES, Texel, add_texels};
 use crate::color::Coefficients;
 use crate::edges::Edges;
 use crate::grid::Grid;
-use crate::{Frame, Placement, Point};
+use crate::{Frame, Placement, Point, Similarity};
 
-/// Fills `texels` (side x side) with Y, U, V and mask of a face (3 x side x side, -1 to 1) and its mask.
+/// The pixels of a crop that some sample inside the hull looks at: columns and rows.
+fn reach(placement: &Placement, side: usize) -> [Range<usize>; 2] {
+    // In f64, where no product of finite numbers overflows.
+    let Similarity { a, b, tx, ty } = placement.align;
+    let [a, b, tx, ty] = [a, b, tx, ty].map(|value| f64::from(value) * side as f64);
+    // A chroma cell is 2 frame pixels wide and may begin at the hull; a bilinear tap looks one pixel further.
+    let margin = 2.0 + 2.0 * a.hypot(b);
+    let mut low = [f64::INFINITY; 2];
+    let mut high = [f64::NEG_INFINITY; 2];
+    for vertex in placement.hull.vertices() {
+        let (x, y) = (f64::from(vertex.x), f64::from(vertex.y));
+        for (i, position) in [a * x - b * y + tx, b * x + a * y + ty].into_iter().enumerate() {
+            low[i] = low[i].min(position - margin);
+            high[i] = high[i].max(position + margin);
+        }
+    }
+    // Positions outside of the crop repeat its border, so at least one pixel is always looked at.
+    [0, 1].map(|i| {
+        let first = (low[i].max(0.0) as usize).min(side - 1);
+        first..(high[i].max(0.0).ceil() as usize).clamp(first + 1, side)
+    })
+}
+
+/// Fills the texels at `columns` and `rows` with Y, U, V and mask of a face (3 x side x side, -1 to 1) and its
+/// mask (side x side).
 ///
 /// Colours are cut off at -1 and 1, the mask at 0 and 1. A pixel with a number that is not finite becomes
 /// opaque grey: what the network did not say must not let the person show through.
-fn convert(face: &[f32], mask: &[f32], color: &Coefficients, texels: &mut [Texel]) {
-    let grey = color.yuv([127.5; 3]);
+fn convert(
+    face: &[f32],
+    mask: &[f32],
+    side: usize,
+    [columns, rows]: [Range<usize>; 2],
+    color: &Coefficients,
+    texels: &mut [Texel],
+) {
+    let [grey_y, grey_u, grey_v] = color.yuv([127.5; 3]);
     let (red, rest) = face.split_at(mask.len());
     let (green, blue) = rest.split_at(mask.len());
-    for ((((texel, r), g), b), m) in texels.iter_mut().zip(red).zip(green).zip(blue).zip(mask) {
-        let sound = r.is_finite() & g.is_finite() & b.is_finite() & m.is_finite();
-        let [y, u, v] = color.yuv([r, g, b].map(|c| (c.clamp(-1.0, 1.0) + 1.0) * 127.5));
-        *texel = if sound {
-            [y, u, v, m.clamp(0.0, 1.0)]
-        } else {
-            [grey[0], grey[1], grey[2], 1.0]
-        };
+    for row in rows {
+        let part = row * side + columns.start..row * side + columns.end;
+        let [red, green, blue, mask] = [red, green, blue, mask].map(|values| &values[part.clone()]);
+        for ((((texel, r), g), b), m) in texels[part].iter_mut().zip(red).zip(green).zip(blue).zip(mask) {
+            let sound = r.is_finite() & g.is_finite() & b.is_finite() & m.is_finite();
+            let [y, u, v] = color.yuv([r, g, b].map(|c| (c.clamp(-1.0, 1.0) + 1.0) * 127.5));
+            *texel = if sound {
+                [y, u, v, m.clamp(0.0, 1.0)]
+            } else {
+                [grey_y, grey_u, grey_v, 1.0]
+            };
+        }
     }
 }
 
@@ -52,7 +89,8 @@ pub(super) fn blend(
     mask: &[f32],
     texels: &mut [Texel],
 ) {
-    convert(face, mask, &Coefficients::of(frame.color()), texels);
+    let color = Coefficients::of(frame.color());
+    convert(face, mask, side, reach(placement, side), &color, texels);
     let edges = Edges::of(&placement.hull, frame.width(), frame.height());
     let [left, top] = edges.origin;
     let [width, height] = edges.size;

@@ -150,32 +150,20 @@ pub(super) fn resize(
 
     let (y, rest) = image.split_at_mut(width * height);
     let (u, v) = rest.split_at_mut(width * height);
-    let half = sides.map(|side| side.div_ceil(2));
+    let half = sides[0].div_ceil(2);
     match frame.planes() {
         Planes::I420 {
             y: plane,
             u: plane_u,
             v: plane_v,
         } => {
-            scale::<1>(
-                View::new(plane, sides[0], sides[1]),
-                luma,
-                [color.black],
-                sums,
-                [y],
-            );
-            scale::<1>(View::new(plane_u, half[0], half[1]), chroma, [128.0], sums, [u]);
-            scale::<1>(View::new(plane_v, half[0], half[1]), chroma, [128.0], sums, [v]);
+            scale::<1>(View::new(plane, sides[0]), luma, [color.black], sums, [y]);
+            scale::<1>(View::new(plane_u, half), chroma, [128.0], sums, [u]);
+            scale::<1>(View::new(plane_v, half), chroma, [128.0], sums, [v]);
         }
         Planes::Nv12 { y: plane, uv } => {
-            scale::<1>(
-                View::new(plane, sides[0], sides[1]),
-                luma,
-                [color.black],
-                sums,
-                [y],
-            );
-            scale::<2>(View::new(uv, half[0], half[1]), chroma, [128.0; 2], sums, [u, v]);
+            scale::<1>(View::new(plane, sides[0]), luma, [color.black], sums, [y]);
+            scale::<2>(View::new(uv, half), chroma, [128.0; 2], sums, [u, v]);
         }
     }
 

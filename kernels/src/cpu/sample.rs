@@ -66,22 +66,20 @@ fn split(position: f32, side: usize) -> (u32, f32) {
     )
 }
 
-/// The plane of a frame with its size in samples, to read.
+/// The plane of a frame, `width` samples wide, to read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
     data: &'a [u8],
     stride: usize,
     width: usize,
-    height: usize,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(plane: &'a Plane<'_>, width: usize, height: usize) -> Self {
+    pub(super) fn new(plane: &'a Plane<'_>, width: usize) -> Self {
         Self {
             data: plane.data,
             stride: plane.stride,
             width,
-            height,
         }
     }
 
@@ -173,7 +171,7 @@ impl Sum {
     ) {
         let (Planes::I420 { y: luma, .. } | Planes::Nv12 { y: luma, .. }) = planes;
         let taps = Taps::new(x, y, [width, height], 1, luma.stride);
-        View::new(luma, width, height).sample(&taps, black, &mut self.y);
+        View::new(luma, width).sample(&taps, black, &mut self.y);
 
         // A chroma sample shares its place with the left luma sample of its four, between the rows.
         let (mut half_x, mut half_y) = ([0.0; LANES], [0.0; LANES]);
@@ -187,12 +185,12 @@ impl Sum {
             Planes::I420 { u, v, .. } => {
                 for (plane, sum) in [(u, &mut self.u), (v, &mut self.v)] {
                     let taps = Taps::new(&x, &y, [width, height], 1, plane.stride);
-                    View::new(plane, width, height).sample(&taps, 128.0, sum);
+                    View::new(plane, width).sample(&taps, 128.0, sum);
                 }
             }
             Planes::Nv12 { uv, .. } => {
                 let taps = Taps::new(&x, &y, [width, height], 2, uv.stride);
-                View::new(uv, width, height).sample_pairs(&taps, 128.0, &mut self.u, &mut self.v);
+                View::new(uv, width).sample_pairs(&taps, 128.0, &mut self.u, &mut self.v);
             }
         }
     }

@@ -18,7 +18,7 @@ use engines::{
 use kernels::{MEAN_FACE_5, Rect, Similarity, cpu::Cpu};
 use tests::{
     clip::{Clip, Picture},
-    exposure::{self, Judgement, judge},
+    exposure::{self, Judgement, judge_nearest},
 };
 
 /// From this box width on, identity is measured too, in pixels.
@@ -40,16 +40,15 @@ const PRINTED: usize = 20;
          cells and its local mean (of a window of half the box) is taken away. `similarity` is the correlation of what is \
          left in input and output, `difference` the root mean square of the output's minus the input's times the contrast \
          that fits best, in luma levels of 255; `background` is the same difference on patches of that size around the \
-         face: what the encoder did. A face is changed when similarity < {copy}, difference >= {floor} and difference >= \
-         {ratio} x background ({unrelated_ratio} x where similarity < {unrelated}). It must be changed against the input's frames just \
-         before and after too, so that a shifted time does not look like a change. Everything else is exposed.",
+         face: what the encoder did. A face is changed when difference x sqrt(1 - similarity) is at least {floor} and at \
+         least {ratio} x background ({assumed} where none is visible). It must be changed against the input's frames just \
+         before and after too where their background fits, so that a shifted time does not look like a change. \
+         Everything else is exposed.",
         inner = 100.0 * exposure::INNER,
         grid = exposure::GRID,
         floor = exposure::FLOOR,
-        unrelated = exposure::UNRELATED,
-        copy = exposure::COPY,
         ratio = exposure::RATIO,
-        unrelated_ratio = exposure::UNRELATED_RATIO,
+        assumed = exposure::ASSUMED,
     )
 )]
 struct Arguments {
@@ -382,19 +381,12 @@ impl Judge {
     fn faces(&mut self, window: &mut Window<'_>, output: &mut Picture, report: &mut Report) -> Result<()> {
         for position in 0..self.found.len() {
             let detection = self.found[position];
-            // The least changed of the three neighbours counts.
-            let Some(judgement) = window
+            let inputs = window
                 .pictures
                 .iter()
                 .filter(|picture| picture.size() == output.size())
-                .filter_map(|picture| judge(picture.luma(), output.luma(), detection.rect, &self.boxes))
-                .min_by(|a, b| {
-                    let order = |judgement: &Judgement| (judgement.changed(), judgement.difference);
-                    order(a)
-                        .partial_cmp(&order(b))
-                        .unwrap_or(std::cmp::Ordering::Equal)
-                })
-            else {
+                .map(Picture::luma);
+            let Some(judgement) = judge_nearest(inputs, output.luma(), detection.rect, &self.boxes) else {
                 continue;
             };
             let identity = if detection.rect.width >= RECOGNIZABLE {

@@ -1,0 +1,46 @@
+//! What every place must do, as one suite over any [`place::Place`].
+//!
+//! `suite!(name, Type)` makes a test module of every check; docs/adding-a-kernel.md says how to add a place.
+
+mod checks;
+mod picture;
+mod place;
+
+/// All checks for one place.
+macro_rules! suite {
+    ($name:ident, $place:ty) => {
+        mod $name {
+            suite!(@checks $place:
+                tensors_keep_their_entries
+                ramps_stay_ramps
+                warp_follows_rotation_and_scale
+                warp_repeats_the_edge
+                warp_averages_what_it_shrinks
+                resize_averages_exactly
+                resize_keeps_a_flat_frame
+                resize_is_black_outside
+                warp_and_blend_give_the_frame_back
+                blend_mixes_by_the_mask
+                blend_changes_nothing_outside_of_the_hull
+                blend_makes_what_is_not_finite_grey
+                blend_refuses_what_it_cannot_place
+                cover_depends_on_nothing_inside
+                cover_has_no_detail
+                cover_without_surroundings_is_grey
+                cover_of_what_has_no_place_covers_the_frame
+                tiny_frames_work
+                transforms_far_away_work
+                shapes_are_checked
+                agrees_with_the_cpu
+            );
+        }
+    };
+    (@checks $place:ty: $($check:ident)*) => {
+        $(#[test]
+        fn $check() {
+            crate::checks::$check::<$place>();
+        })*
+    };
+}
+
+suite!(cpu, kernels::cpu::Cpu);
