@@ -226,7 +226,7 @@ impl Stream {
         sink_pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             let number = watch.0.frame_in(info.buffer().and_then(|buffer| buffer.pts()));
             match limit {
-                Some(limit) if number > limit => gst::PadProbeReturn::Drop,
+                Some(limit) if number > limit => gst::PadProbeReturn::Handled,
                 Some(limit) if number == limit => {
                     end(&watch.1);
                     gst::PadProbeReturn::Ok
@@ -747,9 +747,8 @@ impl Tracks {
             Ok(false) => {
                 self.progress.tracks_dropped.fetch_add(1, Ordering::Relaxed);
                 // Nobody takes it: without this the source would stop.
-                pad.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, |_, _| {
-                    gst::PadProbeReturn::Drop
-                });
+                let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+                pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
             }
             Err(reason) => {
                 self.progress.refuse(Error::Stream {
