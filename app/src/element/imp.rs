@@ -166,11 +166,11 @@ impl Persona {
         let (detect, anonymize) = Store::open(&settings.models)
             .map_err(networks::Error::from)
             .and_then(|store| networks::on_cpu(&store, settings.threads as usize, &settings.pipeline))
-            .map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ["{error}"]))?;
+            .map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?;
         let (srcpad, shared) = (self.srcpad.clone(), self.shared.clone());
         let sink = move |frame| shared.pushed(push(&srcpad, &shared, frame));
         let threads = Threads::start(detect, anonymize, &settings.pipeline, sink)
-            .map_err(|error| gst::error_msg!(gst::LibraryError::Init, ["{error}"]))?;
+            .map_err(|error| gst::error_msg!(gst::LibraryError::Init, ("{error}")))?;
         threads.set_policy(settings.policy.into());
         *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(threads));
         gst::info!(
