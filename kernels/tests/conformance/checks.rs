@@ -256,7 +256,7 @@ pub fn warp_repeats_the_edge<P: Place>() {
 pub fn warp_averages_what_it_shrinks<P: Place>() {
     for format in FORMATS {
         let mut picture = Picture::new((512, 512), SD, format, 0, |x, _| {
-            [if x as usize / 2 % 2 == 0 { 60.0 } else { 180.0 }, 128.0, 128.0]
+            [if x % 4.0 < 2.0 { 60.0 } else { 180.0 }, 128.0, 128.0]
         });
         for pixels in [300.0, 410.0, 500.0] {
             let crop = warp::<P>(
