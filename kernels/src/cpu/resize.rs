@@ -263,3 +263,78 @@ fn sum_columns<const SIZE: usize>(columns: &[[f32; ROWS]], channel: usize, tap: 
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_an_axis() {
+        struct Case {
+            start: f64,
+            length: f64,
+            results: usize,
+            chroma: bool,
+            wanted: [Tap; 2],
+        }
+        // A frame of 8 pixels; chroma cells begin half a pixel before the frame.
+        let cases = [
+            Case {
+                start: 0.0,
+                length: 8.0,
+                results: 2,
+                chroma: false,
+                wanted: [Tap::new(0, 3, 1.0, 1.0), Tap::new(4, 7, 1.0, 1.0)],
+            },
+            Case {
+                start: 1.25,
+                length: 3.0,
+                results: 2,
+                chroma: false,
+                wanted: [Tap::new(1, 2, 0.75, 0.75), Tap::new(2, 4, 0.25, 0.25)],
+            },
+            // Half of the first result lies outside.
+            Case {
+                start: -2.0,
+                length: 8.0,
+                results: 2,
+                chroma: false,
+                wanted: [Tap::new(0, 1, 1.0, 1.0), Tap::new(2, 5, 1.0, 1.0)],
+            },
+            // Growing: centres at 2.25 and 2.75, between the samples at 1.5 and 2.5, and 2.5 and 3.5.
+            Case {
+                start: 2.0,
+                length: 1.0,
+                results: 2,
+                chroma: false,
+                wanted: [Tap::new(1, 2, 0.25, 0.75), Tap::new(2, 3, 0.75, 0.25)],
+            },
+            // The last quarter of a cell lies beyond the last one and counts for it.
+            Case {
+                start: 0.0,
+                length: 8.0,
+                results: 2,
+                chroma: true,
+                wanted: [Tap::new(0, 2, 0.75, 0.25), Tap::new(2, 3, 0.75, 1.25)],
+            },
+        ];
+        for case in cases {
+            let cells = if case.chroma {
+                Cells {
+                    count: 4,
+                    shift: 0.5,
+                    zoom: 0.5,
+                }
+            } else {
+                Cells {
+                    count: 8,
+                    shift: 0.0,
+                    zoom: 1.0,
+                }
+            };
+            let mut axis = Axis::default();
+            axis.set(case.start, case.length, case.results, 8, cells);
+            assert_eq!(axis.taps, case.wanted, "{} {}", case.start, case.length);
+        }
+    }
+}
