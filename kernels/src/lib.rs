@@ -61,7 +61,8 @@
 //! Every doubt ends covered. [`Kernels::blend`] refuses a hull without area and a transform without size before
 //! it changes anything, so that the caller can cover; a face or mask value that is not finite becomes opaque
 //! grey. [`Kernels::cover`] takes its colours only from pixels outside of all regions, and a region without a
-//! place (an empty hull, a box with a side that is 0 or not a number) covers the whole frame.
+//! place (an empty hull, a box with a side that is 0 or not a number, anything 10 million pixels away) covers
+//! the whole frame.
 //!
 //! `docs/adding-a-kernel.md` says how to add a kernel or a place.
 
