@@ -29,11 +29,12 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     all.step("lints", || {
         steps::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
-    // The tests need the networks; the program that fetches them is the one under test.
+    // The tests need the networks and the clips; the program that fetches the networks is the one under test.
     all.step("networks", || {
         let persona = steps::build_persona(root, "dev")?;
         steps::run(Command::new(&persona).args(["models", "fetch"]))
     });
+    all.step("clips", || clips::defaults(root).map(drop));
     all.step("tests", || {
         let mut test = cargo();
         test.args(["test", "--workspace"]);

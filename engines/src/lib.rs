@@ -1,4 +1,46 @@
-//! Networks in, tensors out.
+//! Networks in, tensors out: which networks Persona uses, running them, and what their numbers mean.
+//!
+//! # From a fresh machine to a generated face
+//! ```no_run
+//! use engines::models::{Store, default_dir};
+//! use engines::{InputSize, Options, networks_on_cpu};
+//! use kernels::{MEAN_FACE, Rect, Similarity, cpu::Cpu};
+//!
+//! # fn frame<'a>() -> kernels::Frame<'a> { unimplemented!() }
+//! # fn main() -> Result<(), engines::Error> {
+//! let store = Store::open(default_dir())?;
+//! store.fetch(&indicatif::ProgressBar::new(0))?;
+//! let mut kernels = Cpu::default();
+//! let largest = InputSize::covering(640, 360);
+//! let options = Options { threads: 1, max_faces: 8, largest };
+//! let mut networks = networks_on_cpu(&store, &mut kernels, &options)?;
+//!
+//! let frame = frame();
+//! let whole = Rect::new(0.0, 0.0, frame.width() as f32, frame.height() as f32);
+//! let (mut found, mut landmarks, mut embeddings) = (Vec::new(), Vec::new(), Vec::new());
+//! networks.detector.detect(&mut kernels, &frame, whole, largest, 0.35, &mut found)?;
+//! let boxes: Vec<_> = found.iter().map(|face| face.rect).collect();
+//! networks.landmarker.locate(&mut kernels, &frame, &boxes, &mut landmarks)?;
+//! let aligns: Vec<_> = landmarks.iter().filter_map(|points| Similarity::estimate(points, &MEAN_FACE)).collect();
+//! networks.embedder.embed(&mut kernels, &frame, &aligns, &mut embeddings)?;
+//! networks.generator.generate(&mut kernels, &frame, &aligns, &embeddings)?;
+//! let (faces, masks) = (networks.generator.image(), networks.generator.mask());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Parts
+//! * [`models`]: which files, where from, and whether they are what they should be. The only part that touches files.
+//! * [`onnx`]: reading, writing and converting ONNX. No network of others is run in a form that this program has not
+//!   proven equal to its original.
+//! * [`golden`]: every network is run on a known input when it is loaded; one that gives other numbers is refused.
+//! * [`Engine`]: one loaded network on one place where pixels live. [`cpu`] runs it in ONNX Runtime.
+//! * [`Detector`], [`Landmarker`], [`Embedder`], [`Generator`]: what goes in and what the numbers mean. Generic over
+//!   the place, and without allocation once every number of faces and input size has been seen.
+//!
+//! # Errors are for covering
+//! A network that fails, or gives a number that is not finite, tells nothing about a face. Every such case is an
+//! [`Error`], never a default: whoever gets one covers the face, or the frame. Results of before the error are cleared.
 
 use kernels::Kernels;
 use kernels::cpu::Cpu;
@@ -34,7 +76,7 @@ pub trait Engine<K: Kernels>: Send {
     fn run(&mut self, inputs: &[&K::Tensor], outputs: &mut [K::Tensor]) -> Result<()>;
 }
 
-/// The four networks of the pipeline on one place.
+/// The four networks of the pipeline on one place. They can be used on different threads, one thread each.
 pub struct Networks<K: Kernels> {
     /// Faces in a frame.
     pub detector: Detector<K>,

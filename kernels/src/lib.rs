@@ -3,11 +3,68 @@
 //! A [`Kernels`] implementation is a *place* where pixels live: [`cpu::Cpu`] works on planes in
 //! ordinary memory and is the specification; a CUDA place works on camera buffers and must agree with it.
 //!
+//! ```
+//! use kernels::cpu::Cpu;
+//! use kernels::{Color, Frame, Kernels, Matrix, Plane, Planes, Range, Rect, Region, Similarity, Values};
+//!
+//! # fn main() -> kernels::Result<()> {
+//! let (mut y, mut uv) = (vec![80; 64 * 48], vec![128; 64 * 24]);
+//! let planes = Planes::Nv12 {
+//!     y: Plane { data: &mut y, stride: 64 },
+//!     uv: Plane { data: &mut uv, stride: 64 },
+//! };
+//! let color = Color { matrix: Matrix::Bt709, range: Range::Limited };
+//! let mut frame = Frame::new(64, 48, color, planes)?;
+//!
+//! let mut cpu = Cpu::new();
+//! let mut crops = cpu.tensor([1, 3, 32, 32])?;
+//! let face = Rect::new(10.0, 8.0, 24.0, 30.0);
+//! if let Some(align) = Similarity::of_square(&face) {
+//!     cpu.warp(&frame, &[align], Values::Signed, &mut crops)?;
+//! }
+//! cpu.cover(&mut frame, &[Region::Box(face)])?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Conventions
 //! * Coordinates are continuous: pixel `i` covers `[i, i + 1)` and its centre lies at `i + 0.5`.
 //! * A [`Similarity`] maps **frame pixels to the unit crop** `[0, 1] x [0, 1]`, whatever the crop's resolution.
 //! * Tensors are NCHW, `f32`, RGB; [`Values`] says what range the numbers have.
 //! * Frames stay in the camera's own format ([`Frame`]: I420 or NV12). Nothing here makes a full-frame copy.
+//! * Chroma is sited left (H.264 and H.265 `chroma_sample_loc_type` 0, the default of MPEG-2 and of both):
+//!   chroma sample `(j, k)` lies at `(2 j + 0.5, 2 k + 1)`, on the left luma sample, between two rows. Every
+//!   kernel reads and writes it there.
+//! * A sample lies in a hull or a box when its position does. That decides for each luma and each chroma
+//!   sample by itself which bytes may change; no other byte, padding included, is ever written.
+//!
+//! # Arithmetic
+//! Written so that another place can repeat it: `f32` throughout, in the order given, without fused
+//! multiply-add. What depends only on transforms and hulls is worked out on the host in `f64`, rounded once, and
+//! shared by all places (the modules `color`, `grid` and `edges`). Places agree within 1 code value.
+//! * **Colour**: the matrices of ITU-R BT.601-7 and BT.709-6, limited or full range; RGB is cut off at 0 and 255
+//!   and not rounded.
+//! * **Bilinear**: `top + fy (bottom - top)` of `left + fx (right - left)`; positions outside move to the
+//!   border.
+//! * **Shrinking in warp and blend**: one sample for a result that spans up to 2 source samples; a wider one
+//!   takes the mean of `n` x `n` evenly spaced samples, `n` half its width rounded up, at most 16. Means are
+//!   taken in Y'CbCr, before the conversion.
+//! * **Resize**: each axis of each plane by itself: exact area means where it shrinks, bilinear where it grows;
+//!   outside of the frame everything is black.
+//! * **Blend**: in Y'CbCr, which is the same as in RGB but keeps every byte with weight 0 as it is. The face is
+//!   cut off at -1 and 1, the mask at 0 and 1. The weight is the mask times the distance to the hull's nearest
+//!   edge in feathers, at most 1. A feather is 0.1 x 2 x area / perimeter of the hull: a tenth of a round
+//!   hull's radius, about 8 pixels for a face of 256, and never more than a fifth of what fits into the hull.
+//! * **Bytes**: the nearest; of two equally near ones the even one.
+//!
+//! # When something is wrong
+//! Every doubt ends covered. [`Kernels::blend`] refuses a hull without area and a transform without size before
+//! it changes anything, so that the caller can cover; a face or mask value that is not finite becomes opaque
+//! grey. [`Kernels::cover`] takes its colours only from pixels outside of all regions, and a region without a
+//! place (an empty hull, a box with a side that is 0 or not a number, anything 10 million pixels away) covers
+//! the whole frame.
+//!
+//! `docs/adding-a-kernel.md` says how to add a kernel or a place.
 
 mod color;
 pub mod cpu;
@@ -89,7 +146,8 @@ pub trait Kernels {
     /// shrinks: the detector's input. Parts of `region` outside the frame read as black.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `to` is not an image tensor; [`Error::Frame`] for a malformed frame.
+    /// [`Error::Shape`] when `to` is not an image tensor or `entry` not in use; [`Error::Region`] when `region`
+    /// has no area; [`Error::Frame`] for a malformed frame.
     fn resize(
         &mut self,
         frame: &Self::Frame<'_>,
@@ -103,7 +161,8 @@ pub trait Kernels {
     /// (`[n, 3, s, s]`); pixels outside the frame repeat its edge.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `crops` holds fewer entries than `to` or is not square.
+    /// [`Error::Shape`] when `crops` holds fewer entries than `to` or is not square; [`Error::Placement`] when a
+    /// transform is not finite or has no size.
     fn warp(
         &mut self,
         frame: &Self::Frame<'_>,
@@ -118,7 +177,8 @@ pub trait Kernels {
     /// outside the hulls changes.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the tensors do not match `placements`; the frame is then unchanged.
+    /// [`Error::Shape`] when the tensors do not match `placements`, [`Error::Placement`] when a hull is empty or a
+    /// transform is not finite or has no size; the frame is then unchanged.
     fn blend(
         &mut self,
         frame: &mut Self::Frame<'_>,
@@ -127,7 +187,9 @@ pub trait Kernels {
         masks: &Self::Tensor,
     ) -> Result<()>;
 
-    /// Fills the regions irreversibly with a flat, slowly varying colour taken from outside of them.
+    /// Fills the regions irreversibly with a flat, slowly varying colour taken from outside of all of them; grey
+    /// where nothing is outside. [`Region::Frame`], and a region that says nothing about where it is, makes the
+    /// whole frame one dark grey.
     ///
     /// # Errors
     /// [`Error::Frame`] for a malformed frame.

@@ -16,7 +16,7 @@ const PATIENCE: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 /// A decoded frame, I420 without padding.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    /// Presentation time, counted from the clip's beginning.
+    /// Presentation time, counted from the clip's first frame: containers begin at different times.
     pub time: Duration,
     width: usize,
     height: usize,
@@ -61,6 +61,8 @@ impl Picture {
 pub struct Clip {
     pipeline: gst::Pipeline,
     sink: AppSink,
+    /// Running time of the first frame.
+    begin: Option<gst::ClockTime>,
 }
 
 impl Clip {
@@ -84,7 +86,11 @@ impl Clip {
             .and_then(|sink| sink.downcast().ok())
             .context("the pipeline has a sink")?;
         pipeline.set_state(gst::State::Playing)?;
-        Ok(Self { pipeline, sink })
+        Ok(Self {
+            pipeline,
+            sink,
+            begin: None,
+        })
     }
 
     /// The next frame; `None` at the end.
@@ -109,7 +115,10 @@ impl Clip {
             .segment()
             .and_then(|segment| segment.downcast_ref::<gst::ClockTime>())
             .and_then(|segment| segment.to_running_time(buffer.pts()))
-            .map_or(Duration::ZERO, Duration::from);
+            .map_or(Duration::ZERO, |time| {
+                let begin = *self.begin.get_or_insert(time);
+                time.saturating_sub(begin).into()
+            });
         let (width, height) = (info.width() as usize, info.height() as usize);
         let plane = |index: u32, width: usize, height: usize| -> Result<Vec<u8>> {
             let stride = usize::try_from(info.stride()[index as usize])?;

@@ -3,6 +3,8 @@
 
 mod augment;
 mod data;
+mod evaluate;
+mod export;
 mod fit;
 mod losses;
 mod network;
@@ -46,6 +48,20 @@ enum Command {
     },
     /// Train
     Fit(fit::Options),
+    /// Measure how well a generator de-identifies, on pictures and clips
+    Evaluate(evaluate::Options),
+    /// Write trained weights as the files that the product loads
+    Export {
+        /// Weights file or checkpoint
+        #[arg(long)]
+        weights: PathBuf,
+        /// Directory to write to
+        #[arg(long)]
+        out: PathBuf,
+        /// Name of the files
+        #[arg(long, default_value = "edge128")]
+        name: String,
+    },
 }
 
 fn main() -> Result<()> {
@@ -69,5 +85,7 @@ fn main() -> Result<()> {
             data::prepare(&data, &prefix, preset.generator.side, &landmarker, &recognizer)?.write(&out)
         }
         Command::Fit(options) => fit::fit(&options),
+        Command::Evaluate(options) => evaluate::evaluate(&options),
+        Command::Export { weights, out, name } => export::export(&weights, &out, &name),
     }
 }

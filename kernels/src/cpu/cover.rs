@@ -57,8 +57,11 @@ pub(super) fn cover(frame: &mut Frame<'_>, regions: &[Region], patches: &mut Vec
     }
 }
 
-/// The hull to cover; `None` when only the whole frame is safe: a hull without area and a box that is not
-/// one say that there is a face and not where.
+/// The furthest place of a region, in pixels: beyond it `f32` cannot say what lies inside.
+const FURTHEST: f32 = 1e7;
+
+/// The hull to cover; `None` when only the whole frame is safe: a hull without area, a box that is not one and
+/// places beyond measure say that there is a face and not where.
 fn hull(region: &Region) -> Option<Hull> {
     let hull = match region {
         Region::Hull(hull) => hull.clone(),
@@ -74,7 +77,8 @@ fn hull(region: &Region) -> Option<Hull> {
         }
         Region::Frame => return None,
     };
-    (!hull.is_empty()).then_some(hull)
+    let near = |vertex: &Point| vertex.x.abs() < FURTHEST && vertex.y.abs() < FURTHEST;
+    (!hull.is_empty() && hull.vertices().iter().all(near)).then_some(hull)
 }
 
 /// `None` when no pixel of the frame lies in the hull.

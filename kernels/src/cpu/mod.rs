@@ -4,8 +4,11 @@ mod blend;
 mod cover;
 mod resize;
 mod rows;
+// One index walks several arrays of lanes together.
+#[allow(clippy::needless_range_loop)]
 mod sample;
 mod tensor;
+#[allow(clippy::needless_range_loop)]
 mod warp;
 
 pub use tensor::Tensor;

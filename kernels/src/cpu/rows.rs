@@ -41,3 +41,21 @@ pub(super) fn change_chroma(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_the_nearest() {
+        for byte in 0..=255_u8 {
+            let exact = f32::from(byte);
+            for value in [exact, (exact - 0.49).max(0.0), (exact + 0.49).min(255.0)] {
+                assert_eq!(to_byte(value), byte, "{value}");
+            }
+        }
+        for (value, even) in [(0.5, 0), (1.5, 2), (126.5, 126), (253.5, 254)] {
+            assert_eq!(to_byte(value), even);
+        }
+    }
+}

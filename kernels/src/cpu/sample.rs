@@ -217,3 +217,30 @@ pub(super) fn add_texels(texels: &[Texel], side: usize, x: &Lanes, y: &Lanes, su
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_fall_between_neighbours_that_exist() {
+        struct Case(f32, usize, f32);
+        let cases = [
+            Case(-7.0, 10, 0.0),
+            Case(0.25, 10, 0.25),
+            Case(3.0, 10, 3.0),
+            Case(8.75, 10, 8.75),
+            Case(9.0, 10, 9.0),
+            Case(1e30, 10, 9.0),
+            Case(f32::NEG_INFINITY, 10, 0.0),
+            Case(0.7, 1, 0.0),
+            Case(16_382.75, 16_384, 16_382.75),
+        ];
+        for Case(position, side, wanted) in cases {
+            let (whole, fraction) = split(position, side);
+            assert!((0.0..=1.0).contains(&fraction), "{position}: {fraction}");
+            assert!(whole as usize + 2 <= side.max(2), "{position}: {whole}");
+            assert_eq!(whole as f32 + fraction, wanted, "{position} in {side}");
+        }
+    }
+}
