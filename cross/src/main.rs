@@ -4,6 +4,7 @@
 mod bench;
 mod clips;
 mod demo;
+mod libtorch;
 mod setup;
 mod steps;
 mod test;
@@ -40,6 +41,14 @@ enum Command {
     Clips,
     /// Set up, then run every check of the repository
     Test(test::Options),
+    /// Fetch the libtorch that the trainer links (542 MB, once) and print its folder
+    Libtorch,
+    /// Run the trainer, libtorch included: `cargo xtask train -- --help`
+    Train {
+        /// The trainer's own arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure the whole job from decode to encode, beside another program when asked to
     Bench(bench::Options),
 }
@@ -61,6 +70,18 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { clip } => demo::run(root, clip.as_deref()),
         Command::Clips => setup::ensure().and_then(|()| clips::defaults(root).map(drop)),
         Command::Test(options) => test::run(root, &options),
+        Command::Libtorch => {
+            setup::ensure()?;
+            println!("{}", libtorch::ensure(root)?.display());
+            Ok(())
+        }
+        Command::Train { arguments } => {
+            setup::ensure()?;
+            let mut trainer = libtorch::cargo(root)?;
+            trainer.args(["run", "--release", "--manifest-path"]);
+            trainer.arg(root.join("engines/train/Cargo.toml"));
+            steps::run(trainer.arg("--").args(arguments))
+        }
         Command::Bench(options) => bench::run(root, &options),
     }
 }

@@ -3,7 +3,7 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clips, setup, steps, steps::Steps};
+use crate::{clips, libtorch, setup, steps, steps::Steps};
 
 /// What `cargo xtask test` runs beyond the ordinary checks.
 #[derive(Args)]
@@ -11,6 +11,9 @@ pub struct Options {
     /// Also anonymize the default clips with the release build and look for exposed faces; many more random cases
     #[arg(long)]
     long: bool,
+    /// Also check the trainer, fetching libtorch (542 MB) when it is not there
+    #[arg(long)]
+    with_training: bool,
 }
 
 /// How many random cases each property gets with `--long`.
@@ -55,7 +58,27 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     } else {
         all.skip("exposure of the default clips", "only with --long");
     }
+    if options.with_training {
+        all.step("trainer", || trainer(root));
+    } else {
+        all.skip("trainer", "needs libtorch; only with --with-training");
+    }
     all.finish()
+}
+
+/// Format, lints and tests of the trainer, which is a workspace of its own.
+fn trainer(root: &Path) -> Result<()> {
+    let manifest = root.join("engines/train/Cargo.toml");
+    for (command, rest) in [
+        ("fmt", &["--check"][..]),
+        ("clippy", &["--all-targets", "--", "-D", "warnings"]),
+        ("test", &[]),
+    ] {
+        let mut cargo = libtorch::cargo(root)?;
+        cargo.arg(command).arg("--manifest-path").arg(&manifest);
+        steps::run(cargo.args(rest))?;
+    }
+    Ok(())
 }
 
 /// Runs the release build over the default clips and lets the exposure tool judge every face of every frame.
