@@ -23,7 +23,9 @@ const SMALL_FRAME: usize = 480 * 288;
 const OVERLAP: f32 = 1.25;
 /// Tiles share no more detector input pixels than this.
 const MOST_OVERLAP: f32 = 256.0;
-/// A detection that touches a seam and lies this much inside another one is that one, cut off.
+/// A detection whose edge is this near to a seam, in box sides, may be a part of a face. If it lies inside another
+/// detection by [`CUT_SHARE`] of its area, it is.
+const SEAM: f32 = 0.1;
 const CUT_SHARE: f32 = 0.6;
 /// Size of the picture in which a scene cut is looked for.
 const THUMBNAIL: (usize, usize) = (32, 18);
@@ -398,17 +400,18 @@ impl<K: Kernels> Detect<K> {
             &mut self.found,
         )?;
         let (width, height) = (levels.frame.0 as f32, levels.frame.1 as f32);
-        self.cut.extend(
-            self.found[earlier..]
-                .iter()
-                .map(|detection| detection.rect)
-                .filter(|rect| {
-                    (region.x > 0.0 && rect.x <= region.x)
-                        || (region.y > 0.0 && rect.y <= region.y)
-                        || (region.right() < width && rect.right() >= region.right())
-                        || (region.bottom() < height && rect.bottom() >= region.bottom())
-                }),
-        );
+        let cut = self.found[earlier..]
+            .iter()
+            .map(|detection| detection.rect)
+            .filter(|rect| {
+                // The network ends the box of a face that is cut off a little before or behind the seam.
+                let near = SEAM * rect.width.max(rect.height);
+                (region.x > 0.0 && rect.x < region.x + near)
+                    || (region.y > 0.0 && rect.y < region.y + near)
+                    || (region.right() < width && rect.right() > region.right() - near)
+                    || (region.bottom() < height && rect.bottom() > region.bottom() - near)
+            });
+        self.cut.extend(cut);
         Ok(())
     }
 
