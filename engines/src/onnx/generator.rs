@@ -215,10 +215,7 @@ pub fn generator(weights: &Weights) -> Result<Vec<u8>> {
             x = net.residual(&x, step, channels)?;
         }
     }
-    let image = net.conv(&x, "img", [3, channels, 5, 5])?;
-    let image = net.graph.node("Tanh", &[&image], &[]);
-    let mask = net.conv(&x, "msk", [1, channels, 5, 5])?;
-    let mask = net.graph.node("Sigmoid", &[&mask], &[]);
+    let (image, mask) = net.heads(&x, channels)?;
     net.graph.output(&image, "image", &picture(3));
     net.graph.output(&mask, "mask", &picture(1));
     match net.weights.named.keys().next() {
@@ -233,13 +230,20 @@ struct Net {
 }
 
 impl Net {
-    /// Moves a tensor from the weights into the graph.
-    fn constant(&mut self, name: &str, wanted: &[usize]) -> Result<Value> {
+    /// Takes a tensor out of the weights.
+    fn take(&mut self, name: &str, wanted: &[usize]) -> Result<Vec<f32>> {
         let taken = self.weights.named.remove(name);
         let (shape, values) = taken.ok_or_else(|| wrong(format!("`{name}` is missing")))?;
-        if shape != wanted {
-            return Err(wrong(format!("`{name}` has shape {shape:?}, wanted {wanted:?}")));
+        if shape == wanted {
+            Ok(values)
+        } else {
+            Err(wrong(format!("`{name}` has shape {shape:?}, wanted {wanted:?}")))
         }
+    }
+
+    /// Moves a tensor from the weights into the graph.
+    fn constant(&mut self, name: &str, wanted: &[usize]) -> Result<Value> {
+        let values = self.take(name, wanted)?;
         Ok(self.graph.constant(wanted, &values))
     }
 
@@ -251,12 +255,31 @@ impl Net {
     /// A convolution with stride 1 that keeps the size.
     fn conv(&mut self, x: &Value, name: &str, shape: [usize; 4]) -> Result<Value> {
         let weights = self.constant(&format!("{name}.weight"), &shape)?;
-        let kernel = shape[2];
+        Ok(self.convolve(x, &weights, shape[2]))
+    }
+
+    fn convolve(&mut self, x: &Value, weights: &Value, kernel: usize) -> Value {
         let settings = [
             Setting::Ints("kernel_shape", &[kernel, kernel]),
             Setting::Ints("pads", &[kernel / 2; 4]),
         ];
-        Ok(self.graph.node("Conv", &[x, &weights], &settings))
+        self.graph.node("Conv", &[x, weights], &settings)
+    }
+
+    /// Image and mask out of one convolution with four outputs: CPUs compute convolutions in blocks of 8 or 16
+    /// channels, so that a second one would cost as much again.
+    fn heads(&mut self, x: &Value, channels: usize) -> Result<(Value, Value)> {
+        let mut weights = self.take("img.weight", &[3, channels, 5, 5])?;
+        weights.extend(self.take("msk.weight", &[1, channels, 5, 5])?);
+        let weights = self.graph.constant(&[4, channels, 5, 5], &weights);
+        let both = self.convolve(x, &weights, 5);
+        let axis = self.graph.integers(&[1]);
+        let mut head = |first: i64, end: i64, activation| {
+            let (first, end) = (self.graph.integers(&[first]), self.graph.integers(&[end]));
+            let channels = self.graph.node("Slice", &[&both, &first, &end, &axis], &[]);
+            self.graph.node(activation, &[&channels], &[])
+        };
+        Ok((head(0, 3, "Tanh"), head(3, 4, "Sigmoid")))
     }
 
     fn normalize(&mut self, x: &Value, name: &str, channels: usize) -> Result<Value> {
