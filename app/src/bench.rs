@@ -145,8 +145,6 @@ fn frames_per_second(clip: &Path, chain: Vec<gst::Element>) -> Result<f64, Error
         make("fakesink")?,
     );
     decode.set_property("uri", uri.as_str());
-    decode.set_property("caps", gst::Caps::new_empty_simple("video/x-raw"));
-    decode.set_property("expose-all-streams", false);
     formats.set_property("caps", run::formats());
     sink.set_property("sync", false);
     let pipeline = gst::Pipeline::new();
@@ -170,13 +168,7 @@ fn frames_per_second(clip: &Path, chain: Vec<gst::Element>) -> Result<f64, Error
         counter.fetch_add(1, Ordering::Relaxed);
         gst::PadProbeReturn::Ok
     });
-    decode.connect_pad_added(move |_, pad| {
-        if !entry.is_linked()
-            && let Err(error) = pad.link(&entry)
-        {
-            log::warn!("{}: {error}", pad.name());
-        }
-    });
+    run::link_video(&decode, entry);
     let started = Instant::now();
     play(&pipeline, clip)?;
     Ok(count.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())

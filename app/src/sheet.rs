@@ -103,8 +103,6 @@ impl Video {
         let uri = gst::glib::filename_to_uri(&absolute, None).map_err(|error| cannot(error.to_string()))?;
         let decode = make("uridecodebin")?;
         decode.set_property("uri", uri.as_str());
-        decode.set_property("caps", gst::Caps::new_empty_simple("video/x-raw"));
-        decode.set_property("expose-all-streams", false);
         let (convert, upright) = (make("videoconvert")?, make("videoflip")?);
         upright.set_property_from_str("video-direction", "auto");
         let caps = gst_video::VideoCapsBuilder::new()
@@ -118,15 +116,10 @@ impl Video {
             .and_then(|()| pipeline.add_many(chain))
             .and_then(|()| gst::Element::link_many(chain))
             .map_err(|error| cannot(error.to_string()))?;
-        let target = convert.downgrade();
-        decode.connect_pad_added(move |_, pad| {
-            if let Some(sink) = target.upgrade().and_then(|convert| convert.static_pad("sink"))
-                && !sink.is_linked()
-                && let Err(error) = pad.link(&sink)
-            {
-                log::warn!("{}: {error}", pad.name());
-            }
-        });
+        let entry = convert
+            .static_pad("sink")
+            .ok_or_else(|| cannot("no way in".into()))?;
+        run::link_video(&decode, entry);
         let video = Self {
             path: path.to_owned(),
             pipeline,

@@ -43,18 +43,25 @@ impl Bench {
     }
 
     fn set_caps(&self, format: gst_video::VideoFormat, width: u32, height: u32) -> gst_video::VideoInfo {
-        let info = gst_video::VideoInfo::builder(format, width, height).fps(gst::Fraction::new(25, 1)).build().unwrap();
+        let info = gst_video::VideoInfo::builder(format, width, height)
+            .fps(gst::Fraction::new(25, 1))
+            .build()
+            .unwrap();
         self.source.set_caps(Some(&info.to_caps().unwrap()));
         info
     }
 
     fn pull(&self) -> gst::Sample {
-        self.sink.try_pull_sample(20 * SECOND).expect("a frame comes out within 20 s")
+        self.sink
+            .try_pull_sample(20 * SECOND)
+            .expect("a frame comes out within 20 s")
     }
 
     /// Every frame until the end of the stream.
     fn pull_all(&self) -> Vec<clip::Frame> {
-        std::iter::from_fn(|| self.sink.try_pull_sample(20 * SECOND)).map(|sample| clip::frame(&sample)).collect()
+        std::iter::from_fn(|| self.sink.try_pull_sample(20 * SECOND))
+            .map(|sample| clip::frame(&sample))
+            .collect()
     }
 
     fn pad(&self, name: &str) -> gst::Pad {
@@ -65,10 +72,11 @@ impl Bench {
     fn record(&self) -> Arc<Mutex<Vec<gst::Event>>> {
         let events: Arc<Mutex<Vec<gst::Event>>> = Arc::default();
         let seen = events.clone();
-        self.pad("src").add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-            seen.lock().unwrap().push(info.event().unwrap().clone());
-            gst::PadProbeReturn::Ok
-        });
+        self.pad("src")
+            .add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+                seen.lock().unwrap().push(info.event().unwrap().clone());
+                gst::PadProbeReturn::Ok
+            });
         events
     }
 }
@@ -96,7 +104,9 @@ fn frames_leave_in_order_with_their_own_times_in_every_size_and_format() {
             let bench = Bench::new("");
             let info = bench.set_caps(format, width, height);
             // Variable frame rate: gaps of 1 to 90 ms.
-            let times: Vec<_> = [0, 1, 40, 130, 131, 170, 260].map(gst::ClockTime::from_mseconds).into();
+            let times: Vec<_> = [0, 1, 40, 130, 131, 170, 260]
+                .map(gst::ClockTime::from_mseconds)
+                .into();
             for time in &times {
                 bench.source.push_buffer(buffer(&info, *time)).unwrap();
             }
@@ -127,7 +137,10 @@ fn writable_frames_are_not_copied_and_shared_ones_are_left_alone() {
     let copied = bench.pull();
     assert_ne!(address(copied.buffer().unwrap()), address(&kept));
     let same = buffer(&info, SECOND);
-    assert_eq!(kept.map_readable().unwrap().as_slice(), same.map_readable().unwrap().as_slice());
+    assert_eq!(
+        kept.map_readable().unwrap().as_slice(),
+        same.map_readable().unwrap().as_slice()
+    );
     assert!(clip::frame(&copied).contrast < 20.0, "the copy was not covered");
 }
 
@@ -136,12 +149,16 @@ fn only_pictures_and_their_timing_pass() {
     let bench = Bench::new("look-ahead=0");
     let events = bench.record();
     let info = bench.set_caps(gst_video::VideoFormat::I420, 64, 64);
-    bench.source.push_buffer(buffer(&info, gst::ClockTime::ZERO)).unwrap();
+    bench
+        .source
+        .push_buffer(buffer(&info, gst::ClockTime::ZERO))
+        .unwrap();
     bench.pull();
 
     let sink = bench.pad("sink");
     let mut tags = gst::TagList::new();
-    tags.make_mut().add::<gst::tags::Title>(&"Anna's birthday", gst::TagMergeMode::Append);
+    tags.make_mut()
+        .add::<gst::tags::Title>(&"Anna's birthday", gst::TagMergeMode::Append);
     let toc = gst::Toc::new(gst::TocScope::Global);
     let custom = gst::Structure::builder("names").field("who", "Anna").build();
     for event in [
@@ -162,7 +179,11 @@ fn only_pictures_and_their_timing_pass() {
     );
     bench.source.push_buffer(marked).unwrap();
     let sample = bench.pull();
-    assert_eq!(sample.buffer().unwrap().iter_meta::<gst::Meta>().count(), 0, "{sample:?}");
+    assert_eq!(
+        sample.buffer().unwrap().iter_meta::<gst::Meta>().count(),
+        0,
+        "{sample:?}"
+    );
 
     let events = events.lock().unwrap();
     assert!(events.iter().any(|event| event.type_() == gst::EventType::Caps));
@@ -181,7 +202,10 @@ fn held_frames_leave_before_a_gap_new_caps_and_the_end() {
     for number in 0..2 {
         bench.source.push_buffer(buffer(&info, number * SECOND)).unwrap();
     }
-    assert!(bench.sink.try_pull_sample(SECOND / 2).is_none(), "look-ahead of 3 holds two frames");
+    assert!(
+        bench.sink.try_pull_sample(SECOND / 2).is_none(),
+        "look-ahead of 3 holds two frames"
+    );
     // From the source's own thread, as every event that waits for buffers.
     let source_pad = bench.source.static_pad("src").unwrap();
     source_pad.push_event(gst::event::Gap::builder(2 * SECOND).duration(SECOND).build());
@@ -192,7 +216,11 @@ fn held_frames_leave_before_a_gap_new_caps_and_the_end() {
     let info = bench.set_caps(gst_video::VideoFormat::Nv12, 33, 17);
     bench.source.push_buffer(buffer(&info, 4 * SECOND)).unwrap();
     bench.source.end_of_stream().unwrap();
-    let rest: Vec<_> = bench.pull_all().iter().map(|frame| (frame.size, frame.time)).collect();
+    let rest: Vec<_> = bench
+        .pull_all()
+        .iter()
+        .map(|frame| (frame.size, frame.time))
+        .collect();
     assert_eq!(rest, [((64, 64), 3 * SECOND), ((33, 17), 4 * SECOND)]);
 }
 
@@ -220,18 +248,32 @@ fn a_stricter_policy_covers_and_asks_for_a_key_frame() {
     let bench = Bench::new("look-ahead=0");
     let events = bench.record();
     let info = bench.set_caps(gst_video::VideoFormat::Nv12, 128, 96);
-    bench.source.push_buffer(buffer(&info, gst::ClockTime::ZERO)).unwrap();
+    bench
+        .source
+        .push_buffer(buffer(&info, gst::ClockTime::ZERO))
+        .unwrap();
     assert!(clip::frame(&bench.pull()).contrast > 30.0, "the pattern is shown");
     let key_frames = || {
-        events.lock().unwrap().iter().filter(|event| gst_video::ForceKeyUnitEvent::is(event)).count()
+        events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| gst_video::ForceKeyUnitEvent::is(event))
+            .count()
     };
     assert_eq!(key_frames(), 0);
     bench.persona.set_property_from_str("policy", "shutter");
     bench.source.push_buffer(buffer(&info, SECOND)).unwrap();
-    assert!(clip::frame(&bench.pull()).contrast < 20.0, "the pattern is covered");
+    assert!(
+        clip::frame(&bench.pull()).contrast < 20.0,
+        "the pattern is covered"
+    );
     assert_eq!(key_frames(), 1);
     let stats: gst::Structure = bench.persona.property("stats");
-    assert_eq!((stats.get::<u64>("frames"), stats.get::<u64>("frames-covered")), (Ok(2), Ok(1)));
+    assert_eq!(
+        (stats.get::<u64>("frames"), stats.get::<u64>("frames-covered")),
+        (Ok(2), Ok(1))
+    );
 }
 
 #[test]
@@ -255,14 +297,21 @@ fn the_latency_answer_counts_look_ahead_and_processing() {
         let persona = pipeline.by_name("persona").unwrap();
         let ask = |pad: &gst::Pad, peer: bool| {
             let mut query = gst::query::Latency::new();
-            assert!(if peer { pad.peer_query(&mut query) } else { pad.query(&mut query) });
+            assert!(if peer {
+                pad.peer_query(&mut query)
+            } else {
+                pad.query(&mut query)
+            });
             query.result()
         };
         let before = ask(&persona.static_pad("sink").unwrap(), true);
         let after = ask(&persona.static_pad("src").unwrap(), false);
         assert!(before.0 && after.0, "live");
         assert_eq!(after.1, before.1 + wanted, "{properties}");
-        assert!(after.2.is_none_or(|max| max >= after.1), "{properties}: {after:?}");
+        assert!(
+            after.2.is_none_or(|max| max >= after.1),
+            "{properties}: {after:?}"
+        );
         pipeline.set_state(gst::State::Null).unwrap();
     }
 }
@@ -277,8 +326,14 @@ fn without_networks_the_element_does_not_start_and_says_why() {
     ))
     .unwrap();
     assert!(pipeline.set_state(gst::State::Playing).is_err());
-    let message = pipeline.bus().unwrap().timed_pop_filtered(SECOND, &[gst::MessageType::Error]).unwrap();
-    let gst::MessageView::Error(error) = message.view() else { unreachable!("only errors were asked for") };
+    let message = pipeline
+        .bus()
+        .unwrap()
+        .timed_pop_filtered(SECOND, &[gst::MessageType::Error])
+        .unwrap();
+    let gst::MessageView::Error(error) = message.view() else {
+        unreachable!("only errors were asked for")
+    };
     let sentence = error.error().message().to_owned();
     assert!(sentence.contains("persona models fetch"), "{sentence}");
     assert!(sentence.contains(&*empty.path().to_string_lossy()), "{sentence}");
@@ -297,16 +352,32 @@ fn gst_launch_and_gst_inspect_load_the_plugin() {
             .env("GST_REGISTRY", registry.path().join("registry.bin"))
             .output()
             .unwrap_or_else(|error| panic!("{name}: {error}; sudo apt-get install gstreamer1.0-tools"));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name}: {text}");
         text
     };
     let described = gst("gst-inspect-1.0", &["persona"]);
-    for property in
-        ["models", "threads", "look-ahead", "scan", "threshold", "min-face", "coast", "deadline", "policy", "stats"]
-    {
-        assert!(described.lines().any(|line| line.trim_start().starts_with(property)), "{property}: {described}");
+    for property in [
+        "models",
+        "threads",
+        "look-ahead",
+        "scan",
+        "threshold",
+        "min-face",
+        "coast",
+        "deadline",
+        "policy",
+        "stats",
+    ] {
+        assert!(
+            described
+                .lines()
+                .any(|line| line.trim_start().starts_with(property)),
+            "{property}: {described}"
+        );
     }
-    let line = "-q videotestsrc num-buffers=10 ! video/x-raw,format=NV12,width=320,height=240 ! persona ! fakesink";
+    let line =
+        "-q videotestsrc num-buffers=10 ! video/x-raw,format=NV12,width=320,height=240 ! persona ! fakesink";
     gst("gst-launch-1.0", &line.split_whitespace().collect::<Vec<_>>());
 }

@@ -192,9 +192,7 @@ impl Persona {
             gst::element_imp_warning!(
                 self,
                 gst::LibraryError::Failed,
-                [
-                    "A stage of the pipeline has failed: every frame is covered until the element is started anew"
-                ]
+                ("A stage of the pipeline has failed: every frame is covered until the element is started anew")
             );
         }
         Ok(gst::FlowSuccess::Ok)

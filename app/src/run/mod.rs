@@ -41,7 +41,7 @@ pub use input::Input;
 pub use output::{Container, Mount, Output};
 pub(crate) use pictures::rgb;
 pub use report::Report;
-pub(crate) use stream::{formats, test_caps, x264};
+pub(crate) use stream::{formats, link_video, test_caps, x264};
 
 use crate::pipeline::{Policy, Settings};
 

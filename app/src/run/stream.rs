@@ -269,6 +269,7 @@ impl Stream {
         };
         let mut fault = None;
         let mut codec = None;
+        let mut broken = None;
         // Until when the output may take to close, once the end was asked for.
         let mut closing: Option<Instant> = None;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
@@ -279,10 +280,24 @@ impl Stream {
             let message = bus.timed_pop(TICK);
             let mut found = None;
             match message.as_ref().map(|message| message.view()) {
-                Some(gst::MessageView::Eos(_)) => break,
+                Some(gst::MessageView::Eos(_)) => {
+                    // rtspsrc takes a connection that breaks for an end, and only warns.
+                    if let Some(reason) = broken.take().filter(|_| closing.is_none()) {
+                        fault.get_or_insert(Error::Stream {
+                            input: self.input.to_string(),
+                            reason: format!("the camera has gone away: {reason}"),
+                        });
+                    }
+                    break;
+                }
                 Some(gst::MessageView::Error(error)) => found = Some(self.explain(error, codec.take())),
                 Some(gst::MessageView::Warning(warning)) => {
-                    log::warn!("{}: {}", self.input, warning.error());
+                    let warning = warning.error();
+                    if self.input.is_live() && warning.kind::<gst::ResourceError>().is_some() {
+                        broken = Some(warning.message().trim_end_matches('.').to_owned());
+                    } else {
+                        log::warn!("{}: {warning}", self.input);
+                    }
                 }
                 Some(gst::MessageView::Element(element)) => {
                     codec = element.structure().and_then(missing_codec).or(codec);
@@ -432,9 +447,20 @@ impl Stream {
 
     /// Whether an object belongs to the output.
     fn is_behind(&self, object: &gst::Object) -> bool {
-        ["enc", "mux", "filesink", "autovideosink", "appsink"]
-            .iter()
-            .any(|kind| object.name().contains(kind))
+        let kinds = [
+            "x264enc",
+            "vp8enc",
+            "mp4mux",
+            "matroskamux",
+            "webmmux",
+            "filesink",
+            "autovideosink",
+            "appsink",
+        ];
+        object.path_string().split('/').any(|part| {
+            let name = part.rsplit(':').next().unwrap_or_default();
+            kinds.iter().any(|kind| name.starts_with(kind))
+        })
     }
 
     fn draw(&self, bar: &ProgressBar, options: &Options) {
@@ -487,12 +513,8 @@ fn bar() -> ProgressBar {
 
 /// Ends the stream at the element, from a thread of its own: a pad waits while a buffer passes through it.
 fn end(ends: &Arc<Mutex<Vec<gst::Pad>>>) {
-    for pad in ends
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .iter()
-        .cloned()
-    {
+    for pad in ends.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let pad = pad.clone();
         std::thread::spawn(move || pad.send_event(gst::event::Eos::new()));
     }
 }
@@ -571,25 +593,41 @@ fn link(from: &gst::Element, to: &gst::Element) -> Result<(), Error> {
 fn even(persona: &Persona) -> Result<gst::Element, Error> {
     let crop = make("videocrop")?;
     let target = crop.downgrade();
-    on_size(persona, move |width, height| {
+    on_caps(persona, move |info| {
         if let Some(crop) = target.upgrade() {
-            crop.set_property("right", width % 2);
-            crop.set_property("bottom", height % 2);
+            crop.set_property("right", (info.width() % 2) as i32);
+            crop.set_property("bottom", (info.height() % 2) as i32);
         }
     })?;
     Ok(crop)
 }
 
-/// Calls `work` with the size of the frames to come, before the first of them.
-fn on_size(persona: &Persona, mut work: impl FnMut(i32, i32) + Send + 'static) -> Result<(), Error> {
-    let work = Mutex::new(move |caps: &gst::CapsRef| {
-        if let Ok(info) = gst_video::VideoInfo::from_caps(caps) {
-            work(info.width() as i32, info.height() as i32);
-        }
-    });
+/// What a file's frames have in common from the first one on: a muxer takes no other size, shape of pixels or colours.
+fn shape_of(info: &gst_video::VideoInfo, odd: bool) -> gst::Caps {
+    let (width, height) = (info.width() as i32, info.height() as i32);
+    let (width, height) = if odd {
+        (width, height)
+    } else {
+        (width & !1, height & !1)
+    };
+    let shape = gst_video::VideoCapsBuilder::new()
+        .width(width)
+        .height(height)
+        .pixel_aspect_ratio(info.par());
+    match info.colorimetry().to_string() {
+        colorimetry if colorimetry.is_empty() => shape.build(),
+        colorimetry => shape.field("colorimetry", colorimetry).build(),
+    }
+}
+
+/// Calls `work` with the shape of the frames to come, before the first of them.
+fn on_caps(persona: &Persona, work: impl FnMut(&gst_video::VideoInfo) + Send + 'static) -> Result<(), Error> {
+    let work = Mutex::new(work);
     pad(persona, "src")?.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) {
-            work.lock().unwrap_or_else(PoisonError::into_inner)(caps.caps());
+        if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
+            && let Ok(info) = gst_video::VideoInfo::from_caps(caps.caps())
+        {
+            work.lock().unwrap_or_else(PoisonError::into_inner)(&info);
         }
         gst::PadProbeReturn::Ok
     });
@@ -604,40 +642,38 @@ fn file(
     path: &Path,
     encoding: &Encoding,
 ) -> Result<gst::Element, Error> {
-    let (queue, scale, size) = (make("queue")?, make("videoscale")?, make("capsfilter")?);
+    let (queue, scale, convert, shape) = (
+        make("queue")?,
+        make("videoscale")?,
+        make("videoconvert")?,
+        make("capsfilter")?,
+    );
     let (muxer, sink) = (muxer(container)?, make("filesink")?);
     sink.set_property("location", path);
     // What is encoded is in the file at once, whatever happens next.
     sink.set_property_from_str("buffer-mode", "unbuffered");
     scale.set_property("add-borders", true);
     let odd = container == Container::WebM;
-    let target = size.downgrade();
+    let target = shape.downgrade();
     let mut first = true;
-    on_size(persona, move |width, height| {
-        if let Some(size) = target.upgrade().filter(|_| std::mem::take(&mut first)) {
-            let (width, height) = if odd {
-                (width, height)
-            } else {
-                (width & !1, height & !1)
-            };
-            let caps = gst_video::VideoCapsBuilder::new()
-                .width(width)
-                .height(height)
-                .build();
-            size.set_property("caps", caps);
+    on_caps(persona, move |info| {
+        if let Some(shape) = target.upgrade().filter(|_| std::mem::take(&mut first)) {
+            shape.set_property("caps", shape_of(info, odd));
         }
     })?;
     if odd {
-        let convert = make("videoconvert")?;
-        let encoder = vp8(encoding)?;
+        // VP8 takes I420 only.
+        let (planar, encoder) = (make("videoconvert")?, vp8(encoding)?);
         assemble(
             pipeline,
-            &[&queue, &scale, &size, &convert, &encoder, &muxer, &sink],
+            &[&queue, &scale, &convert, &shape, &planar, &encoder, &muxer, &sink],
         )?;
     } else {
-        let crop = even(persona)?;
-        let encoder = x264(encoding, false)?;
-        assemble(pipeline, &[&queue, &crop, &scale, &size, &encoder, &muxer, &sink])?;
+        let (crop, encoder) = (even(persona)?, x264(encoding, false)?);
+        assemble(
+            pipeline,
+            &[&queue, &crop, &scale, &convert, &shape, &encoder, &muxer, &sink],
+        )?;
     }
     link(persona.upcast_ref(), &queue)?;
     Ok(muxer)
@@ -746,9 +782,7 @@ impl Tracks {
             Ok(true) => (),
             Ok(false) => {
                 self.progress.tracks_dropped.fetch_add(1, Ordering::Relaxed);
-                // Nobody takes it: without this the source would stop.
-                let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-                pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
+                discard(pad);
             }
             Err(reason) => {
                 self.progress.refuse(Error::Stream {
@@ -781,7 +815,7 @@ impl Tracks {
         let sink = self::pad(&first, "sink")?;
         sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
             match info.event() {
-                Some(event) if !may_pass(event) => gst::PadProbeReturn::Drop,
+                Some(event) if !may_pass(event) => gst::PadProbeReturn::Handled,
                 _ => gst::PadProbeReturn::Ok,
             }
         });
@@ -793,6 +827,23 @@ impl Tracks {
             .push(sink);
         Ok(())
     }
+}
+
+/// Takes what a track delivers, so that the source does not stop because nobody wants it.
+fn discard(pad: &gst::Pad) {
+    let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
+}
+
+/// Links the first video track of a decoding bin, when it appears, and discards every other track.
+pub(crate) fn link_video(decode: &gst::Element, to: gst::Pad) {
+    decode.connect_pad_added(move |_, pad| {
+        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+        let video = caps.structure(0).is_some_and(|caps| caps.name() == "video/x-raw");
+        if !video || to.is_linked() || pad.link(&to).is_err() {
+            discard(pad);
+        }
+    });
 }
 
 /// Whether the muxer takes this kind of stream as it is.

@@ -30,8 +30,13 @@ pub fn launch(description: &str) {
     pipeline.set_state(gst::State::Playing).expect(description);
     let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
     let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &kinds);
-    let ended = matches!(message.as_ref().map(|message| message.view()), Some(gst::MessageView::Eos(_)));
-    pipeline.set_state(gst::State::Null).expect("a pipeline can be stopped");
+    let ended = matches!(
+        message.as_ref().map(|message| message.view()),
+        Some(gst::MessageView::Eos(_))
+    );
+    pipeline
+        .set_state(gst::State::Null)
+        .expect("a pipeline can be stopped");
     assert!(ended, "{description}: {message:?}");
 }
 
@@ -73,28 +78,41 @@ pub fn decode(path: &Path) -> Contents {
     .expect("the pipeline is well formed")
     .downcast::<gst::Pipeline>()
     .expect("it is a pipeline");
-    let sink = pipeline.by_name("video").and_downcast::<gst_app::AppSink>().expect("there is a sink");
+    let sink = pipeline
+        .by_name("video")
+        .and_downcast::<gst_app::AppSink>()
+        .expect("there is a sink");
     let audio = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = audio.clone();
     let bin = pipeline.downgrade();
-    pipeline.by_name("decode").expect("there is a decoder").connect_pad_added(move |_, pad| {
-        let caps = pad.current_caps().expect("a decoded pad has caps");
-        let (Some(bin), true) = (bin.upgrade(), caps.structure(0).is_some_and(|caps| caps.name() == "audio/x-raw"))
-        else {
-            return;
-        };
-        let sink = gst::ElementFactory::make("fakesink").property("async", false).build().expect("fakesink exists");
-        bin.add(&sink).expect("the pipeline takes it");
-        sink.sync_state_with_parent().expect("it starts");
-        let entry = sink.static_pad("sink").expect("it has a pad");
-        let count = count.clone();
-        entry.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            gst::PadProbeReturn::Ok
+    pipeline
+        .by_name("decode")
+        .expect("there is a decoder")
+        .connect_pad_added(move |_, pad| {
+            let caps = pad.current_caps().expect("a decoded pad has caps");
+            let (Some(bin), true) = (
+                bin.upgrade(),
+                caps.structure(0).is_some_and(|caps| caps.name() == "audio/x-raw"),
+            ) else {
+                return;
+            };
+            let sink = gst::ElementFactory::make("fakesink")
+                .property("async", false)
+                .build()
+                .expect("fakesink exists");
+            bin.add(&sink).expect("the pipeline takes it");
+            sink.sync_state_with_parent().expect("it starts");
+            let entry = sink.static_pad("sink").expect("it has a pad");
+            let count = count.clone();
+            entry.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                gst::PadProbeReturn::Ok
+            });
+            pad.link(&entry).expect("it links");
         });
-        pad.link(&entry).expect("it links");
-    });
-    pipeline.set_state(gst::State::Playing).expect("the clip can be opened");
+    pipeline
+        .set_state(gst::State::Playing)
+        .expect("the clip can be opened");
     let mut contents = Contents::default();
     while let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_seconds(20)) {
         contents.frames.push(frame(&sample));
@@ -107,21 +125,33 @@ pub fn decode(path: &Path) -> Contents {
             _ => (),
         }
     }
-    assert!(sink.is_eos(), "{}: the clip does not come to its end", path.display());
+    assert!(
+        sink.is_eos(),
+        "{}: the clip does not come to its end",
+        path.display()
+    );
     contents.audio_buffers = audio.load(std::sync::atomic::Ordering::Relaxed);
-    pipeline.set_state(gst::State::Null).expect("a pipeline can be stopped");
+    pipeline
+        .set_state(gst::State::Null)
+        .expect("a pipeline can be stopped");
     contents
 }
 
 /// A sample as a frame.
 pub fn frame(sample: &gst::Sample) -> Frame {
-    let info = gst_video::VideoInfo::from_caps(sample.caps().expect("a sample has caps")).expect("video caps");
+    let info =
+        gst_video::VideoInfo::from_caps(sample.caps().expect("a sample has caps")).expect("video caps");
     let buffer = sample.buffer().expect("a sample has a buffer");
     let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info).expect("readable");
     let stride = info.stride()[0] as usize;
     let luma = || {
-        let rows = frame.plane_data(0).expect("there is luma").chunks(stride).take(info.height() as usize);
-        rows.flat_map(|row| row.iter().take(info.width() as usize)).map(|value| f64::from(*value))
+        let rows = frame
+            .plane_data(0)
+            .expect("there is luma")
+            .chunks(stride)
+            .take(info.height() as usize);
+        rows.flat_map(|row| row.iter().take(info.width() as usize))
+            .map(|value| f64::from(*value))
     };
     let count = f64::from(info.width() * info.height());
     let mean = luma().sum::<f64>() / count;
@@ -135,7 +165,10 @@ pub fn frame(sample: &gst::Sample) -> Frame {
 
 /// Runs the program.
 pub fn persona(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_persona")).args(arguments).output().expect("the program can be started")
+    Command::new(env!("CARGO_BIN_EXE_persona"))
+        .args(arguments)
+        .output()
+        .expect("the program can be started")
 }
 
 /// Runs `persona run` from one path to another, with more arguments.
@@ -146,14 +179,20 @@ pub fn run(from: &Path, to: &Path, more: &[&str]) -> Output {
 
 /// Exit status and standard error of a run.
 pub fn verdict(output: &Output) -> (i32, String) {
-    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 /// Fails unless the run ended well.
 pub fn assert_done(output: &Output) {
     let (status, sentence) = verdict(output);
     assert_eq!(status, 0, "{sentence}");
-    assert!(!sentence.contains("CRITICAL") && !sentence.contains("panicked"), "{sentence}");
+    assert!(
+        !sentence.contains("CRITICAL") && !sentence.contains("panicked"),
+        "{sentence}"
+    );
 }
 
 /// Fails unless the run could not start, said why in one sentence with `words` in it, and wrote nothing.
@@ -165,5 +204,9 @@ pub fn assert_refused(output: &Output, to: &Path, words: &[&str]) {
         assert!(sentence.contains(word), "{word:?} is not in {sentence:?}");
     }
     let part = format!("{}.part", to.display());
-    assert!(!to.exists() && !Path::new(&part).exists(), "something was written to {}", to.display());
+    assert!(
+        !to.exists() && !Path::new(&part).exists(),
+        "something was written to {}",
+        to.display()
+    );
 }
