@@ -270,7 +270,7 @@ fn a_camera_that_disappears_leaves_a_playable_file() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let to = dir.path().join("out.mp4");
-    let recorder = start(&[
+    let mut recorder = start(&[
         "run",
         "--input",
         &address,
@@ -280,7 +280,9 @@ fn a_camera_that_disappears_leaves_a_playable_file() {
         "3",
     ]);
     let part = format!("{}.part", to.display());
+    let until = Instant::now() + Duration::from_secs(60);
     while std::fs::metadata(Path::new(&part)).map_or(0, |metadata| metadata.len()) < 50_000 {
+        assert!(recorder.try_wait().unwrap().is_none(), "the recorder has ended");
         assert!(Instant::now() < until, "nothing is recorded");
         std::thread::sleep(Duration::from_millis(50));
     }

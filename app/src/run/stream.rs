@@ -62,10 +62,14 @@ impl Progress {
             .saturating_sub(Duration::from_millis(self.latest_in.load(Ordering::Relaxed)))
     }
 
-    fn frame_in(&self, time: Option<gst::ClockTime>) -> u64 {
-        self.first_in.get_or_init(Instant::now);
+    fn heard(&self) {
         let now = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.latest_in.store(now, Ordering::Relaxed);
+    }
+
+    fn frame_in(&self, time: Option<gst::ClockTime>) -> u64 {
+        self.first_in.get_or_init(Instant::now);
+        self.heard();
         if let Some(time) = time {
             self.first_time.get_or_init(|| time);
             self.latest_time.store(time.nseconds(), Ordering::Relaxed);
@@ -192,7 +196,14 @@ impl Stream {
         let (partial, muxer, server) = match output {
             Output::Video { path, container } => {
                 let partial = Partial::new(path);
-                let muxer = file(&pipeline, &persona, *container, partial.part(), &options.encoding)?;
+                let muxer = file(
+                    &pipeline,
+                    &persona,
+                    *container,
+                    partial.part(),
+                    &options.encoding,
+                    &progress,
+                )?;
                 (Some(partial), Some(muxer), None)
             }
             Output::Rtsp(mount) => {
@@ -276,6 +287,8 @@ impl Stream {
             // The reason is on the bus.
             closing = Some(Instant::now());
         }
+        // The networks are loaded by now; only from here on is it the camera that is waited for.
+        self.progress.heard();
         loop {
             let message = bus.timed_pop(TICK);
             let mut found = None;
@@ -641,6 +654,7 @@ fn file(
     container: Container,
     path: &Path,
     encoding: &Encoding,
+    progress: &Arc<Progress>,
 ) -> Result<gst::Element, Error> {
     let (queue, scale, convert, shape) = (
         make("queue")?,
@@ -655,9 +669,10 @@ fn file(
     scale.set_property("add-borders", true);
     let odd = container == Container::WebM;
     let target = shape.downgrade();
-    let mut first = true;
+    let progress = progress.clone();
     on_caps(persona, move |info| {
-        if let Some(shape) = target.upgrade().filter(|_| std::mem::take(&mut first)) {
+        // Caps may come twice before the first frame: what turns pictures upright learns late that it has to.
+        if let Some(shape) = target.upgrade().filter(|_| progress.first_out.get().is_none()) {
             shape.set_property("caps", shape_of(info, odd));
         }
     })?;
@@ -806,7 +821,13 @@ impl Tracks {
         };
         let chain: Vec<&gst::Element> = std::iter::once(&first).chain(&encoder).collect();
         assemble(&pipeline, &chain)?;
-        link(encoder.last().unwrap_or(&first), muxer)?;
+        let last = encoder.last().unwrap_or(&first);
+        let way_in = muxer
+            .request_pad_simple("audio_%u")
+            .ok_or_else(|| impossible(muxer, "takes no more sound"))?;
+        self::pad(last, "src")?
+            .link(&way_in)
+            .map_err(|error| impossible(last, &error.to_string()))?;
         for element in &chain {
             element
                 .sync_state_with_parent()
