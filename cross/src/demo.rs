@@ -38,7 +38,8 @@ pub fn run(root: &Path, clip: Option<&Path>) -> Result<()> {
                 .arg("--input")
                 .arg(input)
                 .arg("--output")
-                .arg(&video),
+                .arg(&video)
+                .arg("--overwrite"),
         )?;
         steps::run(
             Command::new(&persona)
@@ -47,7 +48,7 @@ pub fn run(root: &Path, clip: Option<&Path>) -> Result<()> {
                 .arg(input)
                 .arg("--output")
                 .arg(&video)
-                .arg("--sheet")
+                .arg("--to")
                 .arg(out.join(name).with_extension("png")),
         )?;
     }

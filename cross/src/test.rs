@@ -92,7 +92,8 @@ fn exposure(root: &Path) -> Result<()> {
                 .arg("--input")
                 .arg(&clip)
                 .arg("--output")
-                .arg(&output),
+                .arg(&output)
+                .arg("--overwrite"),
         )?;
         steps::run(
             steps::cargo(root)

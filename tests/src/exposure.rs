@@ -13,8 +13,9 @@
 //!
 //! From them, `change` = `difference` x sqrt(1 - `similarity`): noise on a copy leaves a high similarity, so its
 //! difference counts little. The face is **changed** when `change` is at least [`FLOOR`] levels and at least [`RATIO`]
-//! times `background`. Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has the
-//! measurements behind the limits.
+//! times `background`, or when `similarity` is below [`UNRELATED`], so that nothing of the face is left (dark faces have too
+//! little detail for the first). Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has
+//! the measurements behind the limits.
 
 use kernels::Rect;
 
@@ -28,6 +29,8 @@ pub const LOCAL: f32 = 0.5;
 pub const FLOOR: f32 = 1.0;
 /// How many times the background's difference a change must be.
 pub const RATIO: f32 = 1.6;
+/// Below this similarity nothing of the face is left.
+pub const UNRELATED: f32 = 0.2;
 /// The background's difference where no background is visible, in luma levels: a poor encoder's.
 pub const ASSUMED: f32 = 2.0;
 /// Which of the background's differences counts: that share of them is smaller.
@@ -59,6 +62,11 @@ pub struct Judgement {
     pub difference: f32,
     /// The same around the faces, or [`ASSUMED`].
     pub background: f32,
+    /// The same over all patches around the face, other covers among them: how badly the two frames fit together.
+    pub misfit: f32,
+    /// Whether most of the background is still there. If not, the two frames do not belong together, and that must not
+    /// pass for a change of the face.
+    pub fits: bool,
 }
 
 impl Judgement {
@@ -69,7 +77,7 @@ impl Judgement {
 
     /// Whether the face was changed; if not, it is exposed.
     pub fn changed(&self) -> bool {
-        self.change() >= FLOOR.max(RATIO * self.background)
+        self.change() >= FLOOR.max(RATIO * self.background) || (self.fits && self.similarity < UNRELATED)
     }
 }
 
@@ -93,22 +101,29 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
         .filter(|patch| visible(input, *patch) >= 0.5)
         .filter_map(|patch| compare(input, output, patch))
         .collect();
-    // A cover beside the face, of something that was no face to us, is no encoder's doing. But where most of the
-    // background is gone, the two frames do not belong together, and that must not pass for a change of the face.
-    let kept = |(similarity, difference): &(f32, f32)| *similarity >= GONE.0 || *difference < GONE.1;
-    let few_gone = 2 * patches.iter().filter(|patch| kept(patch)).count() >= patches.len();
-    let mut around: Vec<f32> = patches
-        .iter()
-        .filter(|patch| kept(patch) || !few_gone)
-        .map(|(_, difference)| *difference)
-        .collect();
-    around.sort_by(f32::total_cmp);
-    let position = (QUANTILE * around.len().saturating_sub(1) as f32).round() as usize;
+    // A cover beside the face, of something that was no face to us, is no encoder's doing.
+    let kept = |(similarity, difference): &&(f32, f32)| *similarity >= GONE.0 || *difference < GONE.1;
+    let fits = 2 * patches.iter().filter(kept).count() >= patches.len();
+    let misfit = quantile(patches.iter());
     Some(Judgement {
         similarity,
         difference,
-        background: around.get(position).copied().unwrap_or(ASSUMED),
+        background: if fits {
+            quantile(patches.iter().filter(kept))
+        } else {
+            misfit
+        },
+        misfit,
+        fits,
     })
+}
+
+/// The difference that [`QUANTILE`] of the patches stay below; [`ASSUMED`] without any.
+fn quantile<'a>(patches: impl Iterator<Item = &'a (f32, f32)>) -> f32 {
+    let mut differences: Vec<f32> = patches.map(|(_, difference)| *difference).collect();
+    differences.sort_by(f32::total_cmp);
+    let position = (QUANTILE * differences.len().saturating_sub(1) as f32).round() as usize;
+    differences.get(position).copied().unwrap_or(ASSUMED)
 }
 
 /// Judges one face against several frames of the input, of which the output's frame may be a copy: the frame at its time
@@ -130,11 +145,11 @@ pub fn judge_nearest<'a>(
         .collect();
     let best = judgements
         .iter()
-        .map(|judgement| judgement.background)
+        .map(|judgement| judgement.misfit)
         .min_by(f32::total_cmp)?;
     judgements
         .into_iter()
-        .filter(|judgement| judgement.background <= 1.5 * best + 0.5)
+        .filter(|judgement| judgement.misfit <= 1.5 * best + 0.5)
         .min_by(|a, b| {
             let changed = a.changed().cmp(&b.changed());
             changed.then(a.change().total_cmp(&b.change()))
@@ -340,6 +355,19 @@ mod tests {
                 let found = judge(luma(&input), luma(&encoded(&output, level)), face, &[face]).unwrap();
                 assert!(found.changed(), "{} px, noise {level}: {found:?}", face.width);
             }
+        }
+    }
+
+    #[test]
+    fn a_dark_face_is_judged_too() {
+        for face in faces() {
+            // A twentieth of the light: the face has less than two levels of detail.
+            let input: Vec<u8> = scene(face).iter().map(|value| 16 + value / 20).collect();
+            let copy = judge(luma(&input), luma(&encoded(&input, 0.5)), face, &[face]).unwrap();
+            assert!(!copy.changed(), "{} px: {copy:?}", face.width);
+            let covered = inside(&input, face, |_, _, _| 24);
+            let cover = judge(luma(&input), luma(&encoded(&covered, 0.5)), face, &[face]).unwrap();
+            assert!(cover.changed(), "{} px: {cover:?}", face.width);
         }
     }
 

@@ -28,7 +28,10 @@ pub(super) fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
         .current_dir(dir)
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| failed(error.to_string(), install()))?;
+        .map_err(|error| {
+            let program = Path::new(command.get_program()).display();
+            failed(format!("`{program}` does not start: {error}"), install())
+        })?;
     if !output.status.success() {
         let reason = last_error(&String::from_utf8_lossy(&output.stderr));
         let reason = reason.unwrap_or_else(|| output.status.to_string());

@@ -104,31 +104,40 @@ impl Store {
     }
 
     fn fetch_package(&self, package: &Package) -> Result<()> {
-        let folder = self.dir.join(package.folder());
-        let cannot = |path: &Path, action| {
-            let path = path.to_path_buf();
+        let cannot = |action| {
+            let path = self.dir.clone();
             move |source| Error::File { path, action, source }
         };
-        fs::create_dir_all(&folder).map_err(cannot(&folder, "make the folder"))?;
+        fs::create_dir_all(&self.dir).map_err(cannot("make the folder"))?;
         let download = tempfile::Builder::new()
             .prefix(".fetch-")
             .tempdir_in(&self.dir)
-            .map_err(cannot(&self.dir, "make a folder in it"))?;
+            .map_err(cannot("make a folder in it"))?;
         let archive = fetch::download(package, download.path())?;
-        let contents = fetch::unpack(package, &archive)?;
-        for (file, contents) in package.files.iter().zip(&contents) {
+        self.install(package, &fetch::unpack(package, &archive)?)
+    }
+
+    /// Writes a package's files, if all of them are the pinned ones.
+    fn install(&self, package: &Package, contents: &[Vec<u8>]) -> Result<()> {
+        for (file, contents) in package.files.iter().zip(contents) {
             compare(Path::new(&file.path), contents, file)?;
         }
-        for (file, contents) in package.files.iter().zip(&contents) {
+        let folder = self.dir.join(package.folder());
+        for (file, contents) in package.files.iter().zip(contents) {
             let path = folder.join(file.file_name());
             let write = || {
+                fs::create_dir_all(&folder)?;
                 let mut temporary = tempfile::NamedTempFile::new_in(&folder)?;
                 temporary.write_all(contents)?;
                 temporary.as_file().sync_all()?;
                 temporary.persist(&path)?;
                 Ok(())
             };
-            write().map_err(cannot(&path, "write"))?;
+            write().map_err(|source| Error::File {
+                path: path.clone(),
+                action: "write",
+                source,
+            })?;
         }
         Ok(())
     }
@@ -316,6 +325,42 @@ mod tests {
             store.runtime_library(),
             Err(Error::File { action: "read", .. })
         ));
+    }
+
+    #[test]
+    fn all_of_a_package_is_written_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(dir.path(), ABCD);
+        let mut package = store.manifest.packages.remove(0);
+        package.files.push(PinnedFile {
+            path: "p/b.so".into(),
+            ..package.files[0].clone()
+        });
+        let error = store
+            .install(&package, &[b"abcd".to_vec(), b"abc".to_vec()])
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::Hash { path, .. } if path == Path::new("p/b.so")),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        // Several at once, over a damaged file, and nothing temporary is left behind.
+        fs::create_dir(dir.path().join("p-1")).unwrap();
+        fs::write(dir.path().join("p-1/a.so"), "damaged").unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    store
+                        .install(&package, &[b"abcd".to_vec(), b"abcd".to_vec()])
+                        .unwrap()
+                });
+            }
+        });
+        for name in ["a.so", "b.so"] {
+            assert_eq!(fs::read(dir.path().join("p-1").join(name)).unwrap(), b"abcd");
+        }
+        assert_eq!(fs::read_dir(dir.path().join("p-1")).unwrap().count(), 2);
     }
 
     #[test]

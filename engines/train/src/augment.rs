@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::preset::Motion;
+use crate::preset::{Motion, Window};
 
 /// Where each pixel of the changed picture comes from, as `grid_sampler` wants it.
 #[derive(Debug)]
@@ -11,17 +11,16 @@ pub struct Field(Tensor);
 impl Field {
     /// Draws one motion per sample; `side` is the side of what it samples to, `window` the part of the crop that
     /// is sampled when nothing moves.
-    pub fn draw(motion: &Motion, samples: i64, side: i64, window: [f64; 2], device: Device) -> Self {
+    pub fn draw(motion: &Motion, samples: i64, side: i64, window: Window, device: Device) -> Self {
         let options = (Kind::Float, device);
         let uniform = |bound: f64| Tensor::rand([samples], options) * (2.0 * bound) - bound;
-        let zoom = window[1] - window[0];
-        let center = window[0] + window[1] - 1.0;
         let angle = uniform(motion.rotation.to_radians());
-        let scale = (uniform(motion.scale) + 1.0) * zoom;
-        // Fractions of the side are twice as many halves.
+        let scale = (uniform(motion.scale) + 1.0) * window.side;
+        // The sampler's coordinates run from -1 to 1, so fractions of the side count twice.
+        let center = |low: f64| 2.0 * low + window.side - 1.0;
         let (x, y) = (
-            uniform(2.0 * motion.shift) + center,
-            uniform(2.0 * motion.shift) + center,
+            uniform(2.0 * motion.shift) + center(window.x),
+            uniform(2.0 * motion.shift) + center(window.y),
         );
         let (cos, sin) = (&scale * angle.cos(), &scale * angle.sin());
         let theta = Tensor::stack(

@@ -22,8 +22,8 @@ use crate::data::{Batch, Faces};
 use crate::losses;
 use crate::network::{Discriminator, Generator};
 use crate::optimizer::Adam;
-use crate::preset::Preset;
-use crate::recognizer::{Landmarker, Recognizer, View, normalized_error};
+use crate::preset::{Preset, Window};
+use crate::recognizer::{Landmarker, Recognizer, View};
 use crate::sheet;
 
 /// Where a run reads and writes, and how often.
@@ -337,7 +337,7 @@ impl Trainer {
             &self.preset.augment.input,
             samples,
             self.preset.generator.side,
-            [0.0, 1.0],
+            Window::WHOLE,
             self.device,
         )
         .sample(&batch.pictures);
@@ -370,18 +370,17 @@ impl Trainer {
             (true, false, _) => vec![&shown_raw],
             _ => vec![&shown],
         };
-        let share = 1.0 / judged.len() as f64;
         let judged = Tensor::cat(&judged, 0);
         let repeat = judged.size()[0] / samples;
         let repeated = |t: &Tensor| t.repeat([repeat, 1, 1, 1]);
         let (x, hull) = (repeated(x), repeated(hull));
-        let _ = share;
 
         terms.push(("detail", losses::missing_detail(&judged, &x, &hull) * loss.detail));
-        let (perceptual, push, distance) = self.perceive(&mut random, &x, &judged)?;
+        let (perceptual, push, sameness, distance) = self.perceive(&mut random, &x, &judged)?;
         terms.push(("perceptual", perceptual * loss.lambda_3));
         terms.push(("push", push * (loss.lambda_3 * self.preset.lambda_at(self.step))));
-        terms.push(("landmarks", self.landmark_error(&x, &judged)?));
+        terms.push(("sameness", sameness * loss.sameness));
+        terms.extend(self.locate(&x, &judged)?);
 
         let beta = self.draw_beta(&mut random, judged.size()[0])?;
         let mixed = losses::mixup(&x, &judged, &beta);
@@ -411,7 +410,8 @@ impl Trainer {
             self.step + 1,
             rate * optimizer.discriminator_rate,
         )?;
-        self.average_towards(self.preset.optimizer.ema);
+        // The average of few steps forgets its start faster.
+        self.average_towards(self.preset.optimizer.ema.max(1.0 / (self.step + 1) as f64));
         self.step += 1;
 
         terms.push(("discriminator", discriminator));
@@ -443,7 +443,13 @@ impl Trainer {
             .collect();
         let batch = self.faces.batch(&indices, &targets, &mirrored, self.device);
         let side = self.preset.generator.side;
-        let field = Field::draw(&self.preset.augment.picture, count, side, [0.0, 1.0], self.device);
+        let field = Field::draw(
+            &self.preset.augment.picture,
+            count,
+            side,
+            Window::WHOLE,
+            self.device,
+        );
         Batch {
             pictures: field.sample(&batch.pictures),
             hulls: field.sample(&batch.hulls),
@@ -451,8 +457,14 @@ impl Trainer {
         }
     }
 
-    /// The multi-image perceptual loss without its last summand, that summand, and the descriptor distance.
-    fn perceive(&self, random: &mut StdRng, x: &Tensor, output: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    /// The multi-image perceptual loss without its last summand, that summand, the sameness of the outputs, and the
+    /// descriptor distance.
+    fn perceive(
+        &self,
+        random: &mut StdRng,
+        x: &Tensor,
+        output: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
         let shares = WeightedIndex::new(self.recognizers.iter().map(|r| r.spec().share))
             .context("the recognizers' shares")?;
         let recognizer = &self.recognizers[shares.sample(random)];
@@ -475,12 +487,14 @@ impl Trainer {
         let perceptual = ties(&source.low, &seen.low, loss.low) + ties(&source.high, &seen.high, loss.high);
         let push = losses::closeness(&source.descriptor, &seen.descriptor, spec.distance);
         let distance = losses::descriptor_distance(&source.descriptor, &seen.descriptor).mean(Kind::Float);
-        Ok((perceptual, push, distance))
+        let sameness = losses::sameness(&seen.descriptor, spec.spread);
+        Ok((perceptual, push, sameness, distance))
     }
 
-    fn landmark_error(&self, x: &Tensor, output: &Tensor) -> Result<Tensor> {
+    /// The losses of position and expression.
+    fn locate(&self, x: &Tensor, output: &Tensor) -> Result<Terms> {
         let (Some(landmarker), Some(spec)) = (&self.landmarker, &self.preset.landmarks) else {
-            return Ok(Tensor::zeros([], (Kind::Float, self.device)));
+            return Ok(Vec::new());
         };
         let motion = &self.preset.augment.recognizer;
         let field = Field::draw(
@@ -491,7 +505,17 @@ impl Trainer {
             self.device,
         );
         let source = tch::no_grad(|| landmarker.look(x, &field))?;
-        Ok(normalized_error(&source, &landmarker.look(output, &field)?) * spec.weight)
+        let points = landmarker.look(output, &field)?;
+        Ok(vec![
+            (
+                "position",
+                losses::landmark_error(&source, &points) * spec.position,
+            ),
+            (
+                "expression",
+                losses::expression(&source, &points) * spec.expression,
+            ),
+        ])
     }
 
     fn draw_beta(&self, random: &mut StdRng, samples: i64) -> Result<Tensor> {

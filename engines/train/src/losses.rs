@@ -108,6 +108,46 @@ pub fn exposure(mask: &Tensor, hull: &Tensor) -> Tensor {
     weighted_mean(&(1.0 - mask), hull)
 }
 
+/// Ours: how far the descriptors `[n, d]` of a batch's outputs fall short of `distance` from one another. Without
+/// it everybody is pushed in the same direction and gets the same face.
+pub fn sameness(output: &Tensor, distance: f64) -> Tensor {
+    let samples = output.size()[0];
+    let squares = (output.unsqueeze(0) - output.unsqueeze(1))
+        .square()
+        .sum_dim_intlist(2, false, Kind::Float);
+    let apart = (squares + 1e-8).sqrt();
+    // A sample is no distance from itself; that is taken off again.
+    let short: Tensor = (distance - apart).relu();
+    (short.sum(Kind::Float) - short.diag(0).sum(Kind::Float)) / (samples * (samples - 1)).max(1) as f64
+}
+
+/// Ours: difference of the expressions of two sets of landmarks `[n, 68, 2]`: of the openings of mouth and eyes, in
+/// inter-ocular distances. Where the features lie may change, and with them the identity.
+pub fn expression(source: &Tensor, output: &Tensor) -> Tensor {
+    // Upper and lower points of the inner lips and of both eyes.
+    const UPPER: [i64; 7] = [61, 62, 63, 37, 38, 43, 44];
+    const LOWER: [i64; 7] = [67, 66, 65, 41, 40, 47, 46];
+    let points = |of: &Tensor, indices: &[i64]| {
+        of.index_select(1, &Tensor::from_slice(indices).to_device(of.device()))
+    };
+    let openings = |of: &Tensor| {
+        let eyes = distance(&points(of, &[36]), &points(of, &[45]));
+        distance(&points(of, &UPPER), &points(of, &LOWER)) / eyes
+    };
+    l1(&openings(source), &openings(output))
+}
+
+/// Mean distance of two sets of landmarks `[n, 68, 2]`, in inter-ocular distances (outer corners) of the first.
+pub fn landmark_error(source: &Tensor, output: &Tensor) -> Tensor {
+    let eyes = distance(&source.narrow(1, 36, 1), &source.narrow(1, 45, 1));
+    (distance(source, output) / eyes).mean(Kind::Float)
+}
+
+/// Euclidean distance of points `[n, k, 2]`: `[n, k]`.
+fn distance(a: &Tensor, b: &Tensor) -> Tensor {
+    ((a - b).square().sum_dim_intlist(2, false, Kind::Float) + 1e-10).sqrt()
+}
+
 /// Luma (BT.601) of an image: `[n, 1, s, s]`.
 pub fn luma(image: &Tensor) -> Tensor {
     let parts = image.split(1, 1);

@@ -74,15 +74,15 @@ impl Network {
         })
     }
 
-    /// Runs the network and gives its first output, and the outputs of the Relu operations numbered in `relus`
+    /// Runs the network and gives its first output, and the outputs of the activations (Relu, PRelu) numbered in `wanted`
     /// (1 is the first in the file).
     ///
     /// # Errors
     /// Names the operation that is unknown or refuses its input.
-    pub fn forward(&self, input: &Tensor, relus: &[usize]) -> Result<(Tensor, Vec<Tensor>)> {
+    pub fn forward(&self, input: &Tensor, wanted: &[usize]) -> Result<(Tensor, Vec<Tensor>)> {
         let mut values: HashMap<&str, Tensor> = HashMap::new();
         values.insert(&self.input, input.shallow_clone());
-        let (mut relu, mut kept) = (0, Vec::with_capacity(relus.len()));
+        let (mut activation, mut kept) = (0, Vec::with_capacity(wanted.len()));
         for node in &self.nodes {
             let arguments = node
                 .input
@@ -99,9 +99,9 @@ impl Network {
                 .collect::<Result<Vec<_>>>()?;
             let value = evaluate(node, &arguments)
                 .with_context(|| format!("operation {} giving {:?}", node.op_type(), node.output))?;
-            if node.op_type() == "Relu" {
-                relu += 1;
-                if relus.contains(&relu) {
+            if matches!(node.op_type(), "Relu" | "PRelu") {
+                activation += 1;
+                if wanted.contains(&activation) {
                     kept.push(value.shallow_clone());
                 }
             }
@@ -109,8 +109,8 @@ impl Network {
             values.insert(name, value);
         }
         ensure!(
-            kept.len() == relus.len(),
-            "the network has {relu} Relu operations, wanted numbers {relus:?}"
+            kept.len() == wanted.len(),
+            "the network has {activation} activations, wanted numbers {wanted:?}"
         );
         let output = values
             .remove(self.output.as_str())
@@ -186,6 +186,9 @@ fn evaluate(node: &Node, arguments: &[&Tensor]) -> Result<Tensor> {
         "PRelu" => x.f_prelu(&second()?.reshape([-1]))?,
         "Identity" => x.shallow_clone(),
         "Sigmoid" => x.f_sigmoid()?,
+        "Abs" => x.f_abs()?,
+        "Min" => x.f_minimum(second()?)?,
+        "Max" => x.f_maximum(second()?)?,
         "Add" => x.f_add(second()?)?,
         "Sub" => x.f_sub(second()?)?,
         "Mul" => x.f_mul(second()?)?,
@@ -209,11 +212,22 @@ fn evaluate(node: &Node, arguments: &[&Tensor]) -> Result<Tensor> {
                 .collect();
             x.f_constant_pad_nd(&pairs[..])?
         }
+        "Squeeze" => {
+            let mut axes = Vec::<i64>::try_from(second()?)?;
+            axes.sort_unstable();
+            axes.iter()
+                .rev()
+                .try_fold(x.shallow_clone(), |x, axis| x.f_squeeze_dim(*axis))?
+        }
         "Flatten" => x.f_flatten(int("axis", 1), -1)?,
         "Reshape" => {
             let mut shape = Vec::<i64>::try_from(second()?)?;
             for (axis, side) in shape.iter_mut().enumerate().filter(|(_, side)| **side == 0) {
                 *side = x.size()[axis];
+            }
+            // Files made for one face fix the batch at 1.
+            if let Some(batch) = shape.first_mut().filter(|batch| **batch == 1) {
+                *batch = x.size()[0];
             }
             x.f_reshape(&shape[..])?
         }

@@ -88,6 +88,8 @@ pub struct Loss {
     pub detail: f64,
     /// Ours: exposure, 1 - mask inside the hull.
     pub exposure: f64,
+    /// Ours: sameness of the outputs of a batch.
+    pub sameness: f64,
 }
 
 /// From this step on, push with this strength.
@@ -140,25 +142,51 @@ pub struct Recognizer {
     pub network: String,
     /// Side of its input.
     pub size: i64,
-    /// The part of the aligned crop that it sees, in fractions of the side.
-    pub window: [f64; 2],
-    /// Its input is `(rgb - mean) / scale` with rgb in 0 to 255; most files begin with that themselves.
+    /// The part of the aligned crop that it sees.
+    pub window: Window,
+    /// Its input is `(rgb - mean) / scale` with rgb in 0 to 255; many files begin with that themselves.
     #[serde(default)]
     pub mean: [f64; 3],
     /// See `mean`.
     #[serde(default = "one")]
     pub scale: f64,
+    /// Whether it takes blue first.
+    #[serde(default)]
+    pub bgr: bool,
     /// Whether descriptors are brought to unit length before they are compared.
     #[serde(default)]
     pub unit: bool,
-    /// Numbers of the Relu operations whose maps are tied to the source.
+    /// Numbers of the activations (Relu and PRelu, 1 is the first in the file) whose maps are tied to the source.
     pub low: Vec<usize>,
-    /// Number of the Relu operation whose map is tied to the target.
+    /// Number of the activation whose map is tied to the target.
     pub high: Vec<usize>,
-    /// Descriptor distance up to which it pushes.
+    /// Descriptor distance up to which it pushes output and target apart.
     pub distance: f64,
+    /// Descriptor distance up to which it pushes the outputs of a batch apart.
+    pub spread: f64,
     /// How often it is drawn, relative to the others.
     pub share: f64,
+}
+
+/// A square part of a crop, in fractions of the crop's side. What lies beyond the crop is mirrored.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Left edge.
+    pub x: f64,
+    /// Upper edge.
+    pub y: f64,
+    /// Side.
+    pub side: f64,
+}
+
+impl Window {
+    /// The whole crop.
+    pub const WHOLE: Self = Self {
+        x: 0.0,
+        y: 0.0,
+        side: 1.0,
+    };
 }
 
 fn one() -> f64 {
@@ -172,8 +200,10 @@ pub struct Landmarks {
     /// `landmarks`, the product's own, or an ONNX file in the store's directory: `[n, 3, 112, 112]` RGB 0 to 255
     /// in, `[n, 136]` out.
     pub network: String,
-    /// Weight of the mean distance between the points of source and output, in inter-ocular distances.
-    pub weight: f64,
+    /// Ours: weight of the mean distance between the points of source and output.
+    pub position: f64,
+    /// Ours: weight of the difference of the openings of mouth and eyes.
+    pub expression: f64,
 }
 
 impl Preset {

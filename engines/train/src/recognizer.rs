@@ -56,6 +56,7 @@ impl Recognizer {
     /// When the network refuses its input.
     pub fn look(&self, crops: &Tensor, view: &View) -> Result<Seen> {
         let chips = (view.sample(crops) - &self.mean) / self.spec.scale;
+        let chips = if self.spec.bgr { chips.flip([1]) } else { chips };
         let relus: Vec<_> = self.spec.low.iter().chain(&self.spec.high).copied().collect();
         let (descriptor, mut low) = self.network.forward(&chips, &relus)?;
         let high = low.split_off(self.spec.low.len());
@@ -133,7 +134,11 @@ impl Landmarker {
     /// Side of its input.
     pub const SIZE: i64 = 112;
     /// The part of an aligned crop that a box of 1.1 times a face takes.
-    pub const WINDOW: [f64; 2] = [0.02, 0.98];
+    pub const WINDOW: preset::Window = preset::Window {
+        x: 0.02,
+        y: 0.02,
+        side: 0.96,
+    };
 
     /// Loads the network out of the store.
     ///
@@ -160,13 +165,6 @@ impl Landmarker {
     pub fn look(&self, crops: &Tensor, field: &Field) -> Result<Tensor> {
         self.locate(&((field.sample(crops) + 1.0) * 127.5))
     }
-}
-
-/// Mean distance of landmarks `[n, 68, 2]` in units of the reference's inter-ocular distance (outer corners).
-pub fn normalized_error(reference: &Tensor, points: &Tensor) -> Tensor {
-    let length = |v: Tensor| (v.square().sum_dim_intlist(-1, false, Kind::Float) + 1e-10).sqrt();
-    let eyes = length(reference.select(1, 36) - reference.select(1, 45));
-    (length(reference - points).mean_dim(1, false, Kind::Float) / eyes).mean(Kind::Float)
 }
 
 /// The product's own networks by their name in the store, others by their file in its directory.

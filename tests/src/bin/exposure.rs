@@ -32,7 +32,7 @@ const PRINTED: usize = 20;
          left in input and output, `difference` the root mean square of the output's minus the input's times the contrast \
          that fits best, in luma levels of 255; `background` is the same difference on patches of that size around the \
          face: what the encoder did. A face is changed when difference x sqrt(1 - similarity) is at least {floor} and at \
-         least {ratio} x background ({assumed} where none is visible). It must be changed against the input's frames just \
+         least {ratio} x background ({assumed} where none is visible), or when similarity is below {unrelated}. It must be changed against the input's frames just \
          before and after too where their background fits, so that a shifted time does not look like a change. \
          Everything else is exposed.",
         inner = 100.0 * exposure::INNER,
@@ -40,6 +40,7 @@ const PRINTED: usize = 20;
         floor = exposure::FLOOR,
         ratio = exposure::RATIO,
         assumed = exposure::ASSUMED,
+        unrelated = exposure::UNRELATED,
     )
 )]
 struct Arguments {
@@ -170,6 +171,7 @@ fn write_csv(report: &Report, path: &Path) -> Result<()> {
             similarity,
             difference,
             background,
+            ..
         } = face.judgement;
         let identity = face
             .identity
