@@ -18,12 +18,14 @@
 //! * **A camera that is too fast** loses whole frames before the element, so that the delay does not grow.
 
 mod elements;
+mod encode;
 mod error;
 mod input;
 mod output;
 mod pictures;
 mod report;
 mod serve;
+mod source;
 mod stream;
 
 use std::ffi::OsString;
@@ -36,12 +38,14 @@ use engines::models::default_dir;
 
 pub(crate) use elements::make;
 pub use elements::{REQUIREMENTS, Requirement};
+pub(crate) use encode::x264;
 pub use error::Error;
 pub use input::Input;
 pub use output::{Container, Mount, Output};
 pub(crate) use pictures::rgb;
 pub use report::Report;
-pub(crate) use stream::{formats, link_video, test_caps, x264};
+pub(crate) use source::{link_video, test_caps};
+pub(crate) use stream::formats;
 
 use crate::pipeline::{Policy, Settings};
 

@@ -11,20 +11,18 @@ use gstreamer_video as gst_video;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::elements::{self, make};
+use super::encode::{even, file, x264};
 use super::output::Partial;
 use super::serve::Server;
-use super::{Camera, Container, Encoding, Error, Input, Options, Output, Preset, Report, report};
-use crate::element::{Persona, may_pass};
+use super::source::{Tracks, source};
+use super::{Error, Input, Options, Output, Report, report};
+use crate::element::Persona;
 use crate::pipeline::{Snapshot, Stats};
 
 /// How often the run looks after itself.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 /// How long a faulty stream may take to close its output.
 const CLOSING: Duration = Duration::from_secs(5);
-/// Length of a fragment of MP4 in milliseconds: what a loss of power can cost.
-const FRAGMENT: u32 = 1000;
-/// Frames of the test picture that go into a file when no number is asked for: ten seconds.
-const TEST_FRAMES: u64 = 300;
 /// Raw time that may wait for the element before a camera's frames are left out.
 const LIVE_QUEUE: gst::ClockTime = gst::ClockTime::from_mseconds(200);
 /// A file whose video ends this much before its header says is damaged; sound may be longer than video.
@@ -32,10 +30,10 @@ const TRUNCATED: gst::ClockTime = gst::ClockTime::from_seconds(2);
 
 /// What the streaming threads tell the run.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     started: OnceLock<Instant>,
     first_in: OnceLock<Instant>,
-    first_out: OnceLock<Instant>,
+    pub(super) first_out: OnceLock<Instant>,
     /// Milliseconds from `started` to the latest frame in.
     latest_in: AtomicU64,
     frames_in: AtomicU64,
@@ -43,10 +41,10 @@ struct Progress {
     first_time: OnceLock<gst::ClockTime>,
     latest_time: AtomicU64,
     /// Whether a video track is linked.
-    video: AtomicBool,
+    pub(super) video: AtomicBool,
     /// Set when every track is known.
-    complete: AtomicBool,
-    tracks_dropped: AtomicUsize,
+    pub(super) complete: AtomicBool,
+    pub(super) tracks_dropped: AtomicUsize,
     /// Something that went wrong while tracks were linked.
     link_error: Mutex<Option<Error>>,
 }
@@ -83,7 +81,7 @@ impl Progress {
         gst::ClockTime::from_nseconds(self.latest_time.load(Ordering::Relaxed)).saturating_sub(first)
     }
 
-    fn refuse(&self, error: Error) {
+    pub(super) fn refuse(&self, error: Error) {
         self.link_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -148,6 +146,19 @@ pub(super) fn run(
     })
 }
 
+/// What the run has learnt from GStreamer so far.
+#[derive(Default)]
+struct Watch {
+    /// Why the stream ends early.
+    fault: Option<Error>,
+    /// A decoder that is not installed.
+    codec: Option<String>,
+    /// What a camera's source has warned of.
+    broken: Option<String>,
+    /// Until when the output may take to close, once the end was asked for.
+    closing: Option<Instant>,
+}
+
 /// One GStreamer pipeline around the element.
 struct Stream {
     pipeline: gst::Pipeline,
@@ -176,19 +187,13 @@ impl Stream {
         let queue = make("queue")?;
         formats.set_property("caps", self::formats());
         upright.set_property_from_str("video-direction", "auto");
-        queue.set_property("max-size-buffers", 3_u32);
         queue.set_property("max-size-bytes", 0_u32);
-        queue.set_property(
-            "max-size-time",
-            if input.is_live() {
-                LIVE_QUEUE
-            } else {
-                gst::ClockTime::ZERO
-            },
-        );
         if input.is_live() {
             queue.set_property("max-size-buffers", 0_u32);
+            queue.set_property("max-size-time", LIVE_QUEUE);
             queue.set_property_from_str("leaky", "downstream");
+        } else {
+            queue.set_property("max-size-buffers", 3_u32);
         }
         let front = [&convert, &formats, &upright, &queue, persona.upcast_ref()];
         assemble(&pipeline, &front)?;
@@ -274,78 +279,88 @@ impl Stream {
     fn play(&self, options: &Options, interrupted: &AtomicBool) -> Outcome {
         self.progress.started.get_or_init(Instant::now);
         let bar = bar();
+        let mut watch = Watch::default();
         let Some(bus) = self.pipeline.bus() else {
             // A pipeline always has a bus.
             return self.outcome(None);
         };
-        let mut fault = None;
-        let mut codec = None;
-        let mut broken = None;
-        // Until when the output may take to close, once the end was asked for.
-        let mut closing: Option<Instant> = None;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
             // The reason is on the bus.
-            closing = Some(Instant::now());
+            watch.closing = Some(Instant::now());
         }
         // The networks are loaded by now; only from here on is it the camera that is waited for.
         self.progress.heard();
         loop {
             let message = bus.timed_pop(TICK);
-            let mut found = None;
-            match message.as_ref().map(|message| message.view()) {
-                Some(gst::MessageView::Eos(_)) => {
-                    // rtspsrc takes a connection that breaks for an end, and only warns.
-                    if let Some(reason) = broken.take().filter(|_| closing.is_none()) {
-                        fault.get_or_insert(Error::Stream {
-                            input: self.input.to_string(),
-                            reason: format!("the camera has gone away: {reason}"),
-                        });
-                    }
-                    break;
-                }
-                Some(gst::MessageView::Error(error)) => found = Some(self.explain(error, codec.take())),
-                Some(gst::MessageView::Warning(warning)) => {
-                    let warning = warning.error();
-                    if self.input.is_live() && warning.kind::<gst::ResourceError>().is_some() {
-                        broken = Some(warning.message().trim_end_matches('.').to_owned());
-                    } else if !warning.matches(gst::StreamError::CodecNotFound) {
-                        log::warn!("{}: {warning}", self.input);
-                    }
-                }
-                Some(gst::MessageView::Element(element)) => {
-                    codec = element.structure().and_then(missing_codec).or(codec);
-                }
-                Some(gst::MessageView::Latency(_)) => {
-                    if let Err(error) = self.pipeline.recalculate_latency() {
-                        log::warn!("{}: {error}", self.input);
-                    }
-                }
-                Some(_) => continue,
-                None => (),
+            let ended = message
+                .as_ref()
+                .is_some_and(|message| self.hear(message, &mut watch));
+            if let Some(fault) = self.look(options, &watch) {
+                watch.fault.get_or_insert(fault);
             }
-            found = found.or_else(|| self.look(options, &codec));
-            if let Some(found) = found
-                && fault.is_none()
-            {
-                fault = Some(found);
+            let stop = watch.fault.is_some() || interrupted.load(Ordering::Relaxed);
+            if stop && watch.closing.is_none() {
                 end(&self.ends);
-                closing = Some(Instant::now() + CLOSING);
+                watch.closing = Some(Instant::now() + CLOSING);
             }
-            if interrupted.load(Ordering::Relaxed) && closing.is_none() {
-                bar.set_message("closing the output");
-                end(&self.ends);
-                closing = Some(Instant::now() + CLOSING);
-            }
-            // Nothing that came out needs no closing.
+            // An output into which nothing went needs no closing.
             let started = self.progress.first_out.get().is_some();
-            if closing.is_some_and(|until| !started || Instant::now() >= until) {
+            if ended
+                || watch
+                    .closing
+                    .is_some_and(|until| !started || Instant::now() >= until)
+            {
                 break;
             }
             self.draw(&bar, options);
         }
         bar.finish_and_clear();
-        let natural = closing.is_none() && options.frames.is_none();
-        self.outcome(fault.or_else(|| if natural { self.truncation() } else { None }))
+        let complete = watch.closing.is_none() && options.frames.is_none();
+        self.outcome(
+            watch
+                .fault
+                .or_else(|| if complete { self.truncation() } else { None }),
+        )
+    }
+
+    /// Takes note of a message; `true` at the end of the stream.
+    fn hear(&self, message: &gst::Message, watch: &mut Watch) -> bool {
+        match message.view() {
+            gst::MessageView::Eos(_) => {
+                // rtspsrc takes a connection that breaks for an end, and only warns.
+                if let Some(reason) = watch.broken.take().filter(|_| watch.closing.is_none()) {
+                    watch.fault.get_or_insert(Error::Stream {
+                        input: self.input.to_string(),
+                        reason: format!("the camera has gone away: {reason}"),
+                    });
+                }
+                return true;
+            }
+            gst::MessageView::Error(error) => {
+                let fault = self.explain(error, watch.codec.take());
+                watch.fault.get_or_insert(fault);
+            }
+            gst::MessageView::Warning(warning) => {
+                let warning = warning.error();
+                if self.input.is_live() && warning.kind::<gst::ResourceError>().is_some() {
+                    watch.broken = Some(warning.message().trim_end_matches('.').to_owned());
+                } else if !warning.matches(gst::StreamError::CodecNotFound) {
+                    log::warn!("{}: {warning}", self.input);
+                }
+            }
+            gst::MessageView::Element(element) => {
+                if let Some(codec) = element.structure().and_then(missing_codec) {
+                    watch.codec = Some(codec);
+                }
+            }
+            gst::MessageView::Latency(_) => {
+                if let Err(error) = self.pipeline.recalculate_latency() {
+                    log::warn!("{}: {error}", self.input);
+                }
+            }
+            _ => (),
+        }
+        false
     }
 
     fn outcome(&self, fault: Option<Error>) -> Outcome {
@@ -364,7 +379,7 @@ impl Stream {
     }
 
     /// What no message tells: tracks that cannot be used, and silence.
-    fn look(&self, options: &Options, codec: &Option<String>) -> Option<Error> {
+    fn look(&self, options: &Options, watch: &Watch) -> Option<Error> {
         let progress = &self.progress;
         if let Some(error) = progress
             .link_error
@@ -376,7 +391,7 @@ impl Stream {
         }
         if progress.complete.load(Ordering::Acquire) && !progress.video.load(Ordering::Acquire) {
             let input = self.input.to_string();
-            return Some(match codec {
+            return Some(match &watch.codec {
                 Some(codec) => Error::Codec {
                     input,
                     codec: codec.clone(),
@@ -565,16 +580,6 @@ pub(crate) fn formats() -> gst::Caps {
         .build()
 }
 
-/// Size and rate of the test picture.
-pub(crate) fn test_caps() -> gst::Caps {
-    gst_video::VideoCapsBuilder::new()
-        .format(gst_video::VideoFormat::I420)
-        .width(1280)
-        .height(720)
-        .framerate(gst::Fraction::new(30, 1))
-        .build()
-}
-
 /// The element with the options as its properties.
 fn element(input: &Input, options: &Options) -> Result<Persona, Error> {
     let faces = &options.faces;
@@ -593,13 +598,13 @@ fn element(input: &Input, options: &Options) -> Result<Persona, Error> {
         .map_err(|_| Error::Persona("another plugin has the name persona; remove it".into()))
 }
 
-fn pad(element: &impl IsA<gst::Element>, name: &str) -> Result<gst::Pad, Error> {
+pub(super) fn pad(element: &impl IsA<gst::Element>, name: &str) -> Result<gst::Pad, Error> {
     element
         .static_pad(name)
         .ok_or_else(|| impossible(element.upcast_ref(), "has no such pad"))
 }
 
-fn impossible(element: &gst::Element, what: &str) -> Error {
+pub(super) fn impossible(element: &gst::Element, what: &str) -> Error {
     Error::Stream {
         input: format!("GStreamer element {}", element.name()),
         reason: what.to_owned(),
@@ -607,7 +612,7 @@ fn impossible(element: &gst::Element, what: &str) -> Error {
 }
 
 /// Adds elements to the pipeline and links each to the next one.
-fn assemble(pipeline: &gst::Pipeline, chain: &[&gst::Element]) -> Result<(), Error> {
+pub(super) fn assemble(pipeline: &gst::Pipeline, chain: &[&gst::Element]) -> Result<(), Error> {
     for element in chain {
         pipeline
             .add(*element)
@@ -616,361 +621,7 @@ fn assemble(pipeline: &gst::Pipeline, chain: &[&gst::Element]) -> Result<(), Err
     chain.windows(2).try_for_each(|pair| link(pair[0], pair[1]))
 }
 
-fn link(from: &gst::Element, to: &gst::Element) -> Result<(), Error> {
+pub(super) fn link(from: &gst::Element, to: &gst::Element) -> Result<(), Error> {
     from.link(to)
         .map_err(|error| impossible(from, &error.to_string()))
-}
-
-/// Leaves out the last column and row of odd sizes, which H.264 in 4:2:0 cannot hold.
-fn even(persona: &Persona) -> Result<gst::Element, Error> {
-    let crop = make("videocrop")?;
-    let target = crop.downgrade();
-    on_caps(persona, move |info| {
-        if let Some(crop) = target.upgrade() {
-            crop.set_property("right", (info.width() % 2) as i32);
-            crop.set_property("bottom", (info.height() % 2) as i32);
-        }
-    })?;
-    Ok(crop)
-}
-
-/// What a file's frames have in common from the first one on: a muxer takes no other size, shape of pixels or colours.
-fn shape_of(info: &gst_video::VideoInfo, odd: bool) -> gst::Caps {
-    let (width, height) = (info.width() as i32, info.height() as i32);
-    let (width, height) = if odd {
-        (width, height)
-    } else {
-        (width & !1, height & !1)
-    };
-    let shape = gst_video::VideoCapsBuilder::new()
-        .width(width)
-        .height(height)
-        .pixel_aspect_ratio(info.par());
-    match info.colorimetry().to_string() {
-        colorimetry if colorimetry.is_empty() => shape.build(),
-        colorimetry => shape.field("colorimetry", colorimetry).build(),
-    }
-}
-
-/// Calls `work` with the shape of the frames to come, before the first of them.
-fn on_caps(persona: &Persona, work: impl FnMut(&gst_video::VideoInfo) + Send + 'static) -> Result<(), Error> {
-    let work = Mutex::new(work);
-    pad(persona, "src")?.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
-            && let Ok(info) = gst_video::VideoInfo::from_caps(caps.caps())
-        {
-            work.lock().unwrap_or_else(PoisonError::into_inner)(&info);
-        }
-        gst::PadProbeReturn::Ok
-    });
-    Ok(())
-}
-
-/// Encoder, muxer and file behind the element; gives the muxer.
-fn file(
-    pipeline: &gst::Pipeline,
-    persona: &Persona,
-    container: Container,
-    path: &Path,
-    encoding: &Encoding,
-    progress: &Arc<Progress>,
-) -> Result<gst::Element, Error> {
-    let (queue, scale, convert, shape) = (
-        make("queue")?,
-        make("videoscale")?,
-        make("videoconvert")?,
-        make("capsfilter")?,
-    );
-    let (muxer, sink) = (muxer(container)?, make("filesink")?);
-    sink.set_property("location", path);
-    // What is encoded is in the file at once, whatever happens next.
-    sink.set_property_from_str("buffer-mode", "unbuffered");
-    scale.set_property("add-borders", true);
-    let odd = container == Container::WebM;
-    let target = shape.downgrade();
-    let progress = progress.clone();
-    on_caps(persona, move |info| {
-        // Caps may come twice before the first frame: what turns pictures upright learns late that it has to.
-        if let Some(shape) = target.upgrade().filter(|_| progress.first_out.get().is_none()) {
-            shape.set_property("caps", shape_of(info, odd));
-        }
-    })?;
-    if odd {
-        // VP8 takes I420 only.
-        let (planar, encoder) = (make("videoconvert")?, vp8(encoding)?);
-        assemble(
-            pipeline,
-            &[&queue, &scale, &convert, &shape, &planar, &encoder, &muxer, &sink],
-        )?;
-    } else {
-        let (crop, encoder) = (even(persona)?, x264(encoding, false)?);
-        assemble(
-            pipeline,
-            &[&queue, &crop, &scale, &convert, &shape, &encoder, &muxer, &sink],
-        )?;
-    }
-    link(persona.upcast_ref(), &queue)?;
-    Ok(muxer)
-}
-
-fn muxer(container: Container) -> Result<gst::Element, Error> {
-    match container {
-        Container::Mp4 => {
-            let muxer = make("mp4mux")?;
-            muxer.set_property("fragment-duration", FRAGMENT);
-            muxer.set_property_from_str("fragment-mode", "first-moov-then-finalise");
-            Ok(muxer)
-        }
-        Container::Matroska => make("matroskamux"),
-        Container::WebM => make("webmmux"),
-    }
-}
-
-/// H.264 without B frames, so that frames keep their order; `live` encodes each frame at once.
-pub(crate) fn x264(encoding: &Encoding, live: bool) -> Result<gst::Element, Error> {
-    let encoder = make("x264enc")?;
-    encoder.set_property_from_str(
-        "speed-preset",
-        match encoding.preset {
-            Preset::Ultrafast => "ultrafast",
-            Preset::Superfast => "superfast",
-            Preset::Veryfast => "veryfast",
-        },
-    );
-    if live {
-        encoder.set_property_from_str("tune", "zerolatency");
-    }
-    encoder.set_property("bframes", 0_u32);
-    encoder.set_property("key-int-max", 60_u32);
-    match encoding.bitrate {
-        Some(bitrate) => encoder.set_property("bitrate", bitrate),
-        None => {
-            encoder.set_property_from_str("pass", "qual");
-            encoder.set_property("quantizer", encoding.quality);
-        }
-    }
-    Ok(encoder)
-}
-
-/// VP8 in real time; its quality goes to 63 where H.264's goes to 51.
-fn vp8(encoding: &Encoding) -> Result<gst::Element, Error> {
-    let encoder = make("vp8enc")?;
-    encoder.set_property("deadline", 1_i64);
-    encoder.set_property("cpu-used", 8_i32);
-    encoder.set_property("threads", 2_i32);
-    encoder.set_property("keyframe-max-dist", 60_i32);
-    match encoding.bitrate {
-        Some(bitrate) => encoder.set_property("target-bitrate", (bitrate * 1000) as i32),
-        None => {
-            encoder.set_property_from_str("end-usage", "cq");
-            encoder.set_property("cq-level", (encoding.quality * 63 / 51) as i32);
-            encoder.set_property("target-bitrate", 50_000_000_i32);
-        }
-    }
-    Ok(encoder)
-}
-
-/// What happens to the tracks of a source.
-#[derive(Clone)]
-struct Tracks {
-    pipeline: gst::glib::WeakRef<gst::Pipeline>,
-    /// Where the first video track goes.
-    video: gst::Pad,
-    /// Where sound goes, if it is kept.
-    muxer: Option<gst::Element>,
-    progress: Arc<Progress>,
-    ends: Arc<Mutex<Vec<gst::Pad>>>,
-}
-
-impl Tracks {
-    /// Whether a track has to be decoded: pictures always, sound when the file cannot hold it as it is.
-    fn decode(&self, caps: &gst::Caps) -> bool {
-        let Some(kind) = caps.structure(0).map(|caps| caps.name()) else {
-            return true;
-        };
-        match kind.split('/').next().unwrap_or_default() {
-            "audio" => self.muxer.as_ref().is_some_and(|muxer| !can_hold(muxer, caps)),
-            "text" | "subpicture" | "subtitle" | "closedcaption" => false,
-            _ => true,
-        }
-    }
-
-    fn add(&self, pad: &gst::Pad) {
-        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        let kind = caps
-            .structure(0)
-            .map(|caps| caps.name().to_string())
-            .unwrap_or_default();
-        let linked = if kind.starts_with("video/x-raw") && !self.progress.video.swap(true, Ordering::AcqRel) {
-            pad.link(&self.video)
-                .map(|_| true)
-                .map_err(|error| error.to_string())
-        } else if let Some(muxer) = self.muxer.as_ref().filter(|_| kind.starts_with("audio/")) {
-            self.keep(pad, muxer, kind == "audio/x-raw")
-                .map(|()| true)
-                .map_err(|error| error.to_string())
-        } else {
-            Ok(false)
-        };
-        match linked {
-            Ok(true) => (),
-            Ok(false) => {
-                self.progress.tracks_dropped.fetch_add(1, Ordering::Relaxed);
-                discard(pad);
-            }
-            Err(reason) => {
-                self.progress.refuse(Error::Stream {
-                    input: format!("track {kind}"),
-                    reason,
-                });
-            }
-        }
-    }
-
-    /// Puts a track of sound into the file, without the tags that travel with it.
-    fn keep(&self, pad: &gst::Pad, muxer: &gst::Element, raw: bool) -> Result<(), Error> {
-        let Some(pipeline) = self.pipeline.upgrade() else {
-            return Ok(());
-        };
-        let first = make("queue")?;
-        let encoder = if raw {
-            vec![make("audioconvert")?, make("audioresample")?, make("opusenc")?]
-        } else {
-            Vec::new()
-        };
-        let chain: Vec<&gst::Element> = std::iter::once(&first).chain(&encoder).collect();
-        assemble(&pipeline, &chain)?;
-        let last = encoder.last().unwrap_or(&first);
-        let way_in = muxer
-            .request_pad_simple("audio_%u")
-            .ok_or_else(|| impossible(muxer, "takes no more sound"))?;
-        self::pad(last, "src")?
-            .link(&way_in)
-            .map_err(|error| impossible(last, &error.to_string()))?;
-        for element in &chain {
-            element
-                .sync_state_with_parent()
-                .map_err(|error| impossible(element, &error.to_string()))?;
-        }
-        let sink = self::pad(&first, "sink")?;
-        sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
-            match info.event() {
-                Some(event) if !may_pass(event) => gst::PadProbeReturn::Handled,
-                _ => gst::PadProbeReturn::Ok,
-            }
-        });
-        pad.link(&sink)
-            .map_err(|error| impossible(&first, &error.to_string()))?;
-        self.ends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(sink);
-        Ok(())
-    }
-}
-
-/// Takes what a track delivers, so that the source does not stop because nobody wants it.
-fn discard(pad: &gst::Pad) {
-    let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-    pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
-}
-
-/// Links the first video track of a decoding bin, when it appears, and discards every other track.
-pub(crate) fn link_video(decode: &gst::Element, to: gst::Pad) {
-    decode.connect_pad_added(move |_, pad| {
-        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        let video = caps.structure(0).is_some_and(|caps| caps.name() == "video/x-raw");
-        if !video || to.is_linked() || pad.link(&to).is_err() {
-            discard(pad);
-        }
-    });
-}
-
-/// Whether the muxer takes this kind of stream as it is.
-fn can_hold(muxer: &gst::Element, caps: &gst::Caps) -> bool {
-    muxer.pad_template_list().iter().any(|template| {
-        template.direction() == gst::PadDirection::Sink && template.caps().can_intersect(caps)
-    })
-}
-
-/// Adds the source to the pipeline; its tracks are linked when they are known.
-fn source(
-    pipeline: &gst::Pipeline,
-    input: &Input,
-    output: &Output,
-    options: &Options,
-    tracks: Tracks,
-) -> Result<(), Error> {
-    match input {
-        Input::Test => {
-            let source = make("videotestsrc")?;
-            let caps = make("capsfilter")?;
-            caps.set_property("caps", test_caps());
-            match output {
-                Output::Video { .. } => {
-                    let frames = options.frames.unwrap_or(TEST_FRAMES);
-                    source.set_property("num-buffers", i32::try_from(frames).unwrap_or(i32::MAX));
-                }
-                _ => source.set_property("is-live", true),
-            }
-            assemble(pipeline, &[&source, &caps])?;
-            pad(&caps, "src")?
-                .link(&tracks.video)
-                .map_err(|error| impossible(&caps, &error.to_string()))?;
-            tracks.progress.video.store(true, Ordering::Release);
-            Ok(())
-        }
-        Input::Device(path) => {
-            let (source, decode) = (make("v4l2src")?, make("decodebin")?);
-            source.set_property("device", path.to_string_lossy().as_ref());
-            assemble(pipeline, &[&source, &decode])?;
-            connect(&decode, tracks);
-            Ok(())
-        }
-        Input::Video(path) | Input::Picture(path) | Input::Pictures(path) => {
-            let absolute = std::path::absolute(path).map_err(|source| Error::File {
-                path: path.clone(),
-                action: "find the file",
-                source,
-            })?;
-            let uri = gst::glib::filename_to_uri(&absolute, None).map_err(|error| Error::Stream {
-                input: input.to_string(),
-                reason: error.to_string(),
-            })?;
-            uri_source(pipeline, &uri, &options.camera, tracks)
-        }
-        Input::Rtsp(address) => uri_source(pipeline, address, &options.camera, tracks),
-    }
-}
-
-fn uri_source(pipeline: &gst::Pipeline, uri: &str, camera: &Camera, tracks: Tracks) -> Result<(), Error> {
-    let decode = make("uridecodebin")?;
-    decode.set_property("uri", uri);
-    let camera = camera.clone();
-    decode.connect("source-setup", false, move |values| {
-        let source: gst::Element = values.get(1)?.get().ok()?;
-        if source.has_property("latency") && source.has_property("protocols") {
-            source.set_property("latency", camera.latency);
-            source.set_property("tcp-timeout", camera.timeout * 1_000_000);
-            if !camera.udp {
-                source.set_property_from_str("protocols", "tcp");
-            }
-        }
-        None
-    });
-    assemble(pipeline, &[&decode])?;
-    connect(&decode, tracks);
-    Ok(())
-}
-
-/// Links the tracks of a decoding bin as they appear.
-fn connect(decode: &gst::Element, tracks: Tracks) {
-    let chosen = tracks.clone();
-    decode.connect("autoplug-continue", false, move |values| {
-        let caps: gst::Caps = values.get(2)?.get().ok()?;
-        Some(chosen.decode(&caps).to_value())
-    });
-    let complete = tracks.progress.clone();
-    decode.connect_no_more_pads(move |_| complete.complete.store(true, Ordering::Release));
-    decode.connect_pad_added(move |_, pad| tracks.add(pad));
 }
