@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use gst::prelude::*;
+use gstreamer as gst;
+
 use clip::{assert_done, assert_refused, decode, launch, mp4, persona, run, verdict};
 
 #[test]
@@ -106,6 +109,32 @@ fn sound_without_pictures_is_refused() {
             &[name, "no video track"],
         );
     }
+}
+
+#[test]
+fn a_missing_decoder_is_named_with_its_package() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("in.mp4"), dir.path().join("out.mp4"));
+    mp4(&from, 5, (64, 64));
+    let decoders: Vec<_> =
+        gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DECODER, gst::Rank::MARGINAL)
+            .iter()
+            .filter(|factory| factory.can_sink_any_caps(&gst::Caps::new_empty_simple("video/x-h264")))
+            .map(|factory| format!("{}:NONE", factory.name()))
+            .collect();
+    let refused = Command::new(env!("CARGO_BIN_EXE_persona"))
+        .args([
+            "run",
+            "--input",
+            from.to_str().unwrap(),
+            "--output",
+            to.to_str().unwrap(),
+        ])
+        .env("GST_PLUGIN_FEATURE_RANK", decoders.join(","))
+        .output()
+        .unwrap();
+    assert_refused(&refused, &to, &["H.264", "apt-get install gstreamer1.0-libav"]);
 }
 
 #[test]

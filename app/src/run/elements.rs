@@ -30,7 +30,7 @@ const fn requirement(element: &'static str, purpose: &'static str, package: &'st
 }
 
 /// Every element that some job of the program asks for by name, and the decoders of the usual formats.
-pub const REQUIREMENTS: [Requirement; 25] = [
+pub const REQUIREMENTS: [Requirement; 26] = [
     requirement("uridecodebin", "opens files and streams", BASE),
     requirement("videoconvert", "converts pixel formats", BASE),
     requirement("videoscale", "keeps the size of a file", BASE),
@@ -52,6 +52,7 @@ pub const REQUIREMENTS: [Requirement; 25] = [
     requirement("jpegdec", "decodes JPEG", GOOD),
     requirement("vp8dec", "decodes VP8", GOOD),
     requirement("vp8enc", "encodes VP8", GOOD),
+    requirement("kmssink", "shows pictures where there are no windows", BAD),
     requirement("h264parse", "parses H.264", BAD),
     requirement("avdec_h264", "decodes H.264", LIBAV),
     requirement("avdec_h265", "decodes H.265", LIBAV),

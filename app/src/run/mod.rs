@@ -215,9 +215,9 @@ pub enum Preset {
     /// Fastest, largest files
     #[default]
     Ultrafast,
-    /// About a third smaller, 1.3 times the work
+    /// Smaller files, more work
     Superfast,
-    /// Smallest, twice the work
+    /// Smallest files, most work
     Veryfast,
 }
 

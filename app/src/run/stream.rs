@@ -219,7 +219,7 @@ impl Stream {
                 (None, None, Some(server))
             }
             Output::Display => {
-                let (queue, convert, sink) = (make("queue")?, make("videoconvert")?, make("autovideosink")?);
+                let (queue, convert, sink) = (make("queue")?, make("videoconvert")?, make(screen())?);
                 assemble(&pipeline, &[&queue, &convert, &sink])?;
                 link(persona.upcast_ref(), &queue)?;
                 (None, None, None)
@@ -308,7 +308,7 @@ impl Stream {
                     let warning = warning.error();
                     if self.input.is_live() && warning.kind::<gst::ResourceError>().is_some() {
                         broken = Some(warning.message().trim_end_matches('.').to_owned());
-                    } else {
+                    } else if !warning.matches(gst::StreamError::CodecNotFound) {
                         log::warn!("{}: {warning}", self.input);
                     }
                 }
@@ -323,7 +323,7 @@ impl Stream {
                 Some(_) => continue,
                 None => (),
             }
-            found = found.or_else(|| self.look(options));
+            found = found.or_else(|| self.look(options, &codec));
             if let Some(found) = found
                 && fault.is_none()
             {
@@ -364,7 +364,7 @@ impl Stream {
     }
 
     /// What no message tells: tracks that cannot be used, and silence.
-    fn look(&self, options: &Options) -> Option<Error> {
+    fn look(&self, options: &Options, codec: &Option<String>) -> Option<Error> {
         let progress = &self.progress;
         if let Some(error) = progress
             .link_error
@@ -375,8 +375,14 @@ impl Stream {
             return Some(error);
         }
         if progress.complete.load(Ordering::Acquire) && !progress.video.load(Ordering::Acquire) {
-            return Some(Error::NoVideo {
-                input: self.input.to_string(),
+            let input = self.input.to_string();
+            return Some(match codec {
+                Some(codec) => Error::Codec {
+                    input,
+                    codec: codec.clone(),
+                    package: elements::DECODERS,
+                },
+                None => Error::NoVideo { input },
             });
         }
         let seconds = options.camera.timeout;
@@ -468,6 +474,7 @@ impl Stream {
             "webmmux",
             "filesink",
             "autovideosink",
+            "kmssink",
             "appsink",
         ];
         object.path_string().split('/').any(|part| {
@@ -512,6 +519,18 @@ impl Stream {
             Some(_) => snapshot.frames,
             None => self.progress.presented().mseconds(),
         });
+    }
+}
+
+/// The element that shows pictures: in a window where there are windows, else on the bare screen. Left to itself,
+/// autovideosink also tries outputs of another age, of which one crashes where there is no screen.
+fn screen() -> &'static str {
+    let windows = ["WAYLAND_DISPLAY", "DISPLAY"];
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if windows.into_iter().any(set) {
+        "autovideosink"
+    } else {
+        "kmssink"
     }
 }
 
