@@ -91,33 +91,15 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
 /// deface with both of its network runtimes, at its defaults (the detector sees the full frame) and with a smaller
 /// picture for the detector.
 const DEFACE_VARIANTS: [(&str, &[&str]); 4] = [
-    (
-        "deface, onnxrt",
-        &["--backend", "onnxrt", "--disable-progress-output"],
-    ),
-    (
-        "deface, opencv",
-        &["--backend", "opencv", "--disable-progress-output"],
-    ),
+    ("deface, onnxrt", &["--backend", "onnxrt"]),
+    ("deface, opencv", &["--backend", "opencv"]),
     (
         "deface, onnxrt, detector at 640x360",
-        &[
-            "--backend",
-            "onnxrt",
-            "--scale",
-            "640x360",
-            "--disable-progress-output",
-        ],
+        &["--backend", "onnxrt", "--scale", "640x360"],
     ),
     (
         "deface, opencv, detector at 640x360",
-        &[
-            "--backend",
-            "opencv",
-            "--scale",
-            "640x360",
-            "--disable-progress-output",
-        ],
+        &["--backend", "opencv", "--scale", "640x360"],
     ),
 ];
 
@@ -150,7 +132,7 @@ fn compare(clip: &Path, out: &Path, contenders: &mut [Contender], rounds: u32) -
                 fs::remove_file(&output)?;
             }
             let begin = Instant::now();
-            steps::output(
+            steps::quietly(
                 Command::new(&contender.program)
                     .args(contender.before)
                     .arg(clip)

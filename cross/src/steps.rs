@@ -38,6 +38,26 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} did not print text", line(command)))
 }
 
+/// Runs a command to its end and shows what it printed only if it fails: a terminal that is written to takes time too.
+///
+/// # Errors
+/// As [`run`], with the command's messages.
+pub fn quietly(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("{} cannot be started", line(command)))?;
+    if !output.status.success() {
+        let messages = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{} failed ({}): {}",
+            line(command),
+            output.status,
+            messages.trim()
+        );
+    }
+    Ok(())
+}
+
 /// Whether a command can be started and succeeds; what it prints is dropped.
 pub fn succeeds(command: &mut Command) -> bool {
     command

@@ -537,8 +537,7 @@ impl<K: Kernels> Anonymize<K> {
             let floor = self.settings.mask_floor;
             let covered = mask::raise(values, side, &self.placements[entry], floor);
             self.kernels.write(self.generator.mask_mut(), entry, values)?;
-            // Written so that a number which is none fails.
-            if !(covered >= self.settings.mask_coverage) {
+            if covered.is_nan() || covered < self.settings.mask_coverage {
                 self.faces[self.chosen[range.start + entry]].refuse(Reason::Mask);
             }
         }

@@ -58,7 +58,7 @@ impl Trust {
         let align = Similarity::estimate(landmarks, &MEAN_FACE).ok_or(Reason::Landmarks)?;
         // Both of these grow when a head turns away, so the nose is asked first: its answer is the better reason.
         let asymmetry = asymmetry(landmarks);
-        if !(asymmetry <= self.asymmetry) {
+        if asymmetry.is_nan() || asymmetry > self.asymmetry {
             return Err(Reason::Turned);
         }
         let side = rect.area().sqrt();

@@ -36,8 +36,8 @@ impl Default for TrackSettings {
         Self {
             confident: 0.35,
             min_iou: 0.2,
-            coast: Duration::from_millis(1500),
-            coast_tentative: Duration::from_millis(500),
+            coast: Duration::from_millis(1000),
+            coast_tentative: Duration::from_millis(250),
             growth: 0.25,
         }
     }

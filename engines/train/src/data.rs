@@ -83,13 +83,9 @@ impl Faces {
     }
 
     /// How many faces there are.
+    #[allow(clippy::len_without_is_empty)] // a set without faces is never made
     pub fn len(&self) -> usize {
         self.names.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
     }
 
     /// For every face the faces of the same person (itself among them), by the folder of its picture; alone
@@ -384,5 +380,48 @@ impl Faces {
             hulls: turn(&hulls),
             targets: crate::recognizer::unit(&targets),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn persons_are_told_by_the_folder() {
+        for (name, person) in [
+            ("train/lfw/Ann_Lee/Ann_Lee_0001.jpg", Some("Ann_Lee")),
+            ("train/utk/20_0_0_1.jpg", None),
+            ("picture.jpg", None),
+        ] {
+            assert_eq!(person_of(name), person);
+        }
+    }
+
+    #[test]
+    fn the_soft_hull_is_full_in_the_middle_and_nothing_outside() {
+        let hull = soft_hull(&MEAN_FACE, 64).unwrap();
+        assert_eq!(hull.size(), [1, 1, 64, 64]);
+        for (y, x, wanted) in [(32, 32, 255), (2, 32, 0), (62, 32, 0), (32, 2, 0)] {
+            assert_eq!(hull.int64_value(&[0, 0, y, x]), wanted, "row {y}, column {x}");
+        }
+    }
+
+    #[test]
+    fn warping_by_the_identity_keeps_the_picture() {
+        let picture = Tensor::arange(3 * 8 * 8, (Kind::Float, Device::Cpu)).view([1, 3, 8, 8]);
+        let align = Similarity {
+            a: 1.0 / 8.0,
+            b: 0.0,
+            tx: 0.0,
+            ty: 0.0,
+        };
+        assert!(
+            (warp(&picture, &align, 8) - &picture)
+                .abs()
+                .max()
+                .double_value(&[])
+                < 1e-3
+        );
     }
 }

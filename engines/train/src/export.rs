@@ -1,13 +1,52 @@
 //! Trained weights as the files that the product and TensorRT load.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tch::{Kind, Tensor};
+use engines::cpu::Runtime;
+use engines::golden::record_generator;
+use engines::onnx::generator::{Sizes, Weights, generator as graph};
+use engines::onnx::proto::{Attribute, AttributeType, DataType, Model, Node};
+use engines::{Engine, generator::signature};
+use kernels::Kernels;
+use kernels::cpu::Cpu;
+use prost::Message;
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+use crate::network::{Generator, Size};
+use crate::preset::Preset;
+
+/// What to export, and to where.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Weights file or checkpoint; of a checkpoint, the averaged generator is taken
+    #[arg(long)]
+    pub weights: PathBuf,
+    /// The preset that it was trained by
+    #[arg(long, default_value = "edge128")]
+    pub preset: String,
+    /// Directory to write to
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Name of the files
+    #[arg(long, default_value = "edge128")]
+    pub name: String,
+    /// Where the weights come from, in words, for the golden file: data, steps, samples, what they reached
+    #[arg(long)]
+    pub provenance: String,
+    /// Store of the frozen networks, for its ONNX Runtime [default: the product's]
+    #[arg(long)]
+    pub models: Option<PathBuf>,
+}
 
 /// The prefix of the generator's variables in training files.
 const PREFIX: &str = "generator.";
+/// Largest difference of the ONNX files from the trainer's own arithmetic, outputs from -1 to 1: FP32 and FP16.
+const TOLERANCES: [f64; 2] = [1e-3, 3e-2];
+/// `TensorProto.DataType.FLOAT16`.
+const FLOAT16: i32 = 10;
 
 /// The generator of a weights file, by names without prefix; of a checkpoint, the averaged one.
 fn generator(path: &Path) -> Result<Vec<(String, Tensor)>> {
@@ -41,24 +80,173 @@ pub fn bare(path: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(temporary.path())?)
 }
 
-/// Writes the generator of `weights` into `folder`: `NAME.safetensors` (FP16, what the product embeds) and
-/// `NAME.onnx` (opset 13, FP32).
+/// Writes `NAME.safetensors` (FP16) and `NAME.toml` (golden values), which the product embeds, and `NAME.onnx`
+/// (opset 13, FP32) and `NAME.fp16.onnx` (computing in FP16, inputs and outputs FP32). Both ONNX files are run
+/// through the product's CPU engine and compared with the trainer's own arithmetic before anything is said to be
+/// good.
 ///
 /// # Errors
-/// When a file cannot be read or written, or the weights are not a generator's.
-pub fn export(weights: &Path, folder: &Path, name: &str) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    let half: Vec<_> = generator(weights)?
+/// When a file cannot be read or written, the weights are not the preset's, or a file computes something else.
+pub fn export(options: &Options) -> Result<()> {
+    let path = |ending: &str| options.out.join(format!("{}.{ending}", options.name));
+    let write = |ending: &str, bytes: &[u8]| {
+        let path = path(ending);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    };
+    fs::create_dir_all(&options.out).with_context(|| format!("cannot make {}", options.out.display()))?;
+    let half: Vec<_> = generator(&options.weights)?
         .into_iter()
         .map(|(name, tensor)| (name, tensor.to_kind(Kind::Half)))
         .collect();
-    let path = folder.join(format!("{name}.safetensors"));
-    Tensor::write_safetensors(&half, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    // From the rounded weights, so that both files are the same network.
-    let weights = engines::onnx::generator::Weights::read(&fs::read(&path)?)?;
-    fs::write(
-        folder.join(format!("{name}.onnx")),
-        engines::onnx::generator::generator(&weights)?,
-    )?;
-    Ok(())
+    Tensor::write_safetensors(&half, path("safetensors"))?;
+    // Everything else is made of the rounded weights, so that all files are one network.
+    let weights = Weights::read(&fs::read(path("safetensors"))?)?;
+    let side = Sizes::of(&weights)?.side;
+    let single = graph(&weights)?;
+    let size = Preset::load(&options.preset)?.generator;
+    let wanted = reference(&half, &size)?;
+
+    let store = crate::fit::store(options.models.as_deref())?;
+    let runtime = Runtime::load(&store.runtime_library()?, 1)?;
+    let files = [("onnx", single.clone()), ("fp16.onnx", in_half(&single)?)];
+    for ((ending, onnx), tolerance) in files.iter().zip(TOLERANCES) {
+        let mut engine = runtime.engine(onnx, &signature(side))?;
+        let difference = run(engine.as_mut(), &size)?
+            .iter()
+            .zip(&wanted)
+            .map(|(got, wanted)| (got - wanted).abs().max().double_value(&[]))
+            .fold(0.0, f64::max);
+        ensure!(
+            difference <= tolerance,
+            "{ending}: differs by {difference:.2e} from the trainer, allowed {tolerance:.0e}"
+        );
+        write(ending, onnx)?;
+        println!(
+            "{}: within {difference:.1e} of the trainer",
+            path(ending).display()
+        );
+    }
+    let mut engine = runtime.engine(&single, &signature(side))?;
+    let golden = record_generator(&mut Cpu::default(), engine.as_mut(), side, &options.provenance)?;
+    write("toml", golden.as_bytes())
+}
+
+/// A face and a target that use the whole range of values.
+fn inputs(size: &Size) -> (Tensor, Tensor) {
+    tch::manual_seed(1);
+    let options = (Kind::Float, Device::Cpu);
+    let coarse = Tensor::rand([1, 3, 16, 16], options) * 2.0 - 1.0;
+    let face = coarse.upsample_bilinear2d([size.side, size.side], false, None, None);
+    (
+        face,
+        crate::recognizer::unit(&Tensor::randn([1, size.embedding], options)),
+    )
+}
+
+/// Image and mask by the trainer's own arithmetic.
+fn reference(weights: &[(String, Tensor)], size: &Size) -> Result<[Tensor; 2]> {
+    let store = VarStore::new(Device::Cpu);
+    let generator = Generator::new(&store.root(), size);
+    let _guard = tch::no_grad_guard();
+    let mut variables = store.variables();
+    for (name, tensor) in weights {
+        let variable = variables
+            .get_mut(name)
+            .with_context(|| format!("the preset's generator has no {name}"))?;
+        variable
+            .f_copy_(tensor)
+            .with_context(|| format!("{name} is not the preset's"))?;
+    }
+    let (face, target) = inputs(size);
+    let (image, mask) = generator.forward(&face, &target);
+    Ok([image, mask])
+}
+
+/// Image and mask by the product's CPU engine.
+fn run(engine: &mut dyn Engine<Cpu>, size: &Size) -> Result<[Tensor; 2]> {
+    let mut place = Cpu::default();
+    let (side, embedding) = (usize::try_from(size.side)?, usize::try_from(size.embedding)?);
+    let (face, target) = inputs(size);
+    let mut given = [
+        place.tensor([1, 3, side, side])?,
+        place.tensor([1, embedding, 1, 1])?,
+    ];
+    for (tensor, values) in given.iter_mut().zip([face, target]) {
+        place.write(tensor, 0, &Vec::<f32>::try_from(values.flatten(0, -1))?)?;
+    }
+    let mut outputs = [
+        place.tensor([1, 3, side, side])?,
+        place.tensor([1, 1, side, side])?,
+    ];
+    engine.run(&[&given[0], &given[1]], &mut outputs)?;
+    let shaped = |index: usize, channels| {
+        Tensor::from_slice(outputs[index].data()).view([1, channels, size.side, size.side])
+    };
+    Ok([shaped(0, 3), shaped(1, 1)])
+}
+
+/// The same network computing in FP16: constants are FP16, inputs and outputs stay FP32 behind casts.
+fn in_half(onnx: &[u8]) -> Result<Vec<u8>> {
+    let mut model = Model::decode(onnx)?;
+    let graph = model.graph.as_mut().context("the ONNX file has no graph")?;
+    for constant in graph
+        .initializer
+        .iter_mut()
+        .filter(|constant| constant.data_type() == DataType::Float)
+    {
+        let values: Vec<f32> = constant
+            .raw_data()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        let halves = Tensor::from_slice(&values).to_kind(Kind::Half);
+        let mut raw = vec![0; 2 * values.len()];
+        halves.f_copy_data_u8(&mut raw, values.len())?;
+        constant.data_type = Some(FLOAT16);
+        constant.raw_data = Some(raw);
+    }
+    let cast = |from: &str, to: &str, kind: i32| Node {
+        input: vec![from.into()],
+        output: vec![to.into()],
+        name: Some(format!("Cast_{to}")),
+        op_type: Some("Cast".into()),
+        attribute: vec![Attribute {
+            name: Some("to".into()),
+            i: Some(kind.into()),
+            r#type: Some(AttributeType::Int.into()),
+            ..Attribute::default()
+        }],
+    };
+    let inner = |name: &str| format!("{name}_half");
+    let mut casts = Vec::new();
+    for input in &graph.input {
+        let name = input.name().to_owned();
+        for used in graph
+            .node
+            .iter_mut()
+            .flat_map(|node| &mut node.input)
+            .filter(|used| **used == name)
+        {
+            *used = inner(&name);
+        }
+        casts.push(cast(&name, &inner(&name), FLOAT16));
+    }
+    for output in &graph.output {
+        let name = output.name().to_owned();
+        for given in graph
+            .node
+            .iter_mut()
+            .flat_map(|node| &mut node.output)
+            .filter(|given| **given == name)
+        {
+            *given = inner(&name);
+        }
+        graph
+            .node
+            .push(cast(&inner(&name), &name, DataType::Float.into()));
+    }
+    graph.node.splice(0..0, casts);
+    Ok(model.encode_to_vec())
 }

@@ -262,9 +262,11 @@ impl Trainer {
 
     fn state(&self) -> Vec<(String, Tensor)> {
         let mut state: Vec<_> = self.variables.variables().into_iter().collect();
+        state.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut averages: Vec<_> = self.average_variables.variables().into_iter().collect();
+        averages.sort_by(|(a, _), (b, _)| a.cmp(b));
         state.extend(
-            self.average_variables
-                .variables()
+            averages
                 .into_iter()
                 .map(|(name, t)| (format!("average.{name}"), t)),
         );
@@ -343,6 +345,7 @@ impl Trainer {
         .sample(&batch.pictures);
         let (x, hull) = (&batch.pictures, &batch.hulls);
         let (raw, mask) = self.generator.forward(&input, &batch.targets);
+        let mask = if loss.mask { mask } else { mask.ones_like() };
         let whole = hull.ones_like();
         let region = if loss.hull { hull } else { &whole };
         let shown_raw = losses::composite(x, &raw, region);
@@ -364,13 +367,11 @@ impl Trainer {
             ("exposure", losses::exposure(&mask, hull) * loss.exposure),
         ];
 
-        let judged: Vec<&Tensor> = match (loss.raw, loss.masked, loss.both) {
-            (true, true, true) => vec![&shown_raw, &shown],
-            (true, true, false) if self.step.is_multiple_of(2) => vec![&shown_raw],
-            (true, false, _) => vec![&shown_raw],
-            _ => vec![&shown],
+        let judged = match (loss.both, self.step.is_multiple_of(2)) {
+            (true, _) => Tensor::cat(&[&shown_raw, &shown], 0),
+            (false, true) => shown_raw,
+            (false, false) => shown.shallow_clone(),
         };
-        let judged = Tensor::cat(&judged, 0);
         let repeat = judged.size()[0] / samples;
         let repeated = |t: &Tensor| t.repeat([repeat, 1, 1, 1]);
         let (x, hull) = (repeated(x), repeated(hull));
@@ -382,8 +383,9 @@ impl Trainer {
         terms.push(("sameness", sameness * loss.sameness));
         terms.extend(self.locate(&x, &judged)?);
 
-        let beta = self.draw_beta(&mut random, judged.size()[0])?;
-        let mixed = losses::mixup(&x, &judged, &beta);
+        let generated = if loss.adversarial_raw { &judged } else { &shown };
+        let beta = self.draw_beta(&mut random, generated.size()[0])?;
+        let mixed = losses::mixup(&x.narrow(0, 0, generated.size()[0]), generated, &beta);
         let adversarial = losses::least_squares(&self.discriminator.forward(&mixed), &(1.0 - &beta));
         terms.push(("adversarial", adversarial * loss.lambda_0));
 
@@ -632,5 +634,146 @@ impl Curve {
             elapsed.as_secs_f64(),
             shown.join(" ")
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engines::onnx::{Builder, Dim, Setting};
+
+    const SIDE: i64 = 64;
+
+    /// A frozen network of one convolution with 8 random filters, and the mean of each as descriptor.
+    fn recognizer(folder: &Path) {
+        let mut graph = Builder::new("tiny");
+        let pictures = [Dim::Free("n"), Dim::Fixed(3), Dim::Fixed(32), Dim::Fixed(32)];
+        let input = graph.input("rgb", &pictures);
+        let mut random = StdRng::seed_from_u64(5);
+        let weights: Vec<f32> = (0..8 * 3 * 9).map(|_| random.random_range(-0.01..0.01)).collect();
+        let filters = graph.constant(&[8, 3, 3, 3], &weights);
+        let settings = [
+            Setting::Ints("kernel_shape", &[3, 3]),
+            Setting::Ints("strides", &[2, 2]),
+        ];
+        let map = graph.node("Conv", &[&input, &filters], &settings);
+        let map = graph.node("Relu", &[&map], &[]);
+        let pooled = graph.node("GlobalAveragePool", &[&map], &[]);
+        let descriptor = graph.node("Flatten", &[&pooled], &[]);
+        graph.output(&descriptor, "descriptor", &[Dim::Free("n"), Dim::Fixed(8)]);
+        fs::write(folder.join("tiny.onnx"), graph.finish()).unwrap();
+    }
+
+    fn preset() -> Preset {
+        let mut preset = Preset::load("edge128").unwrap();
+        preset.generator = crate::network::Size {
+            side: SIDE,
+            stem: 8,
+            encoder: [8, 16, 16, 32, 32],
+            latent: 32,
+            embedding: 8,
+            decoder: 64,
+        };
+        preset.optimizer.batch = 4;
+        preset.optimizer.learning_rate = 2e-3;
+        preset.landmarks = None;
+        preset.lambda.clear();
+        preset.recognizer.truncate(1);
+        let spec = &mut preset.recognizer[0];
+        (spec.network, spec.size, spec.low, spec.high) = ("tiny.onnx".into(), 32, vec![1], vec![]);
+        preset
+    }
+
+    /// Made-up faces: dark eyes and mouth on an oval, of different colours.
+    fn faces() -> Faces {
+        let count = 6;
+        let mut bytes = Vec::new();
+        for face in 0..count {
+            for channel in 0..3 {
+                for i in 0..SIDE * SIDE {
+                    let (x, y) = (
+                        (i % SIDE) as f32 / SIDE as f32 - 0.5,
+                        (i / SIDE) as f32 / SIDE as f32 - 0.5,
+                    );
+                    let near = |cx: f32, cy: f32| (x - cx).hypot(y - cy) < 0.08;
+                    let dark = near(-0.15, -0.15) || near(0.15, -0.15) || near(0.0, 0.2);
+                    let skin = 120 + 15 * face + 10 * channel;
+                    let inside = x.hypot(y * 0.8) < 0.38;
+                    bytes.push(if dark {
+                        40
+                    } else if inside {
+                        skin as u8
+                    } else {
+                        90
+                    });
+                }
+            }
+        }
+        let pixels = [count as i64, 3, SIDE, SIDE];
+        Faces {
+            crops: Tensor::from_data_size(&bytes, &pixels, Kind::Uint8),
+            hulls: Tensor::full([count as i64, 1, SIDE, SIDE], 255, (Kind::Uint8, Device::Cpu)),
+            landmarks: Tensor::zeros([count as i64, 68, 2], (Kind::Float, Device::Cpu)),
+            descriptors: Tensor::ones([count as i64, 2, 8], (Kind::Float, Device::Cpu)),
+            names: (0..count).map(|face| format!("made/up/{face}.png")).collect(),
+        }
+    }
+
+    fn trainer(folder: &Path) -> Trainer {
+        tch::set_num_threads(1);
+        recognizer(folder);
+        Trainer::new(preset(), faces(), &Store::open(folder).unwrap(), Device::Cpu).unwrap()
+    }
+
+    fn reconstruction(terms: &Terms) -> f64 {
+        terms
+            .iter()
+            .find(|(name, _)| *name == "reconstruction")
+            .unwrap()
+            .1
+            .double_value(&[])
+    }
+
+    #[test]
+    fn fifty_steps_lower_the_loss() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut trainer = trainer(folder.path());
+        let losses: Vec<f64> = (0..50)
+            .map(|_| reconstruction(&trainer.advance().unwrap()))
+            .collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        let (first, last) = (mean(&losses[..5]), mean(&losses[45..]));
+        assert!(last < 0.7 * first, "{first} to {last}");
+    }
+
+    #[test]
+    fn a_resumed_run_repeats_the_uninterrupted_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("checkpoint.safetensors");
+        let mut whole = trainer(folder.path());
+        for step in 0..4 {
+            if step == 2 {
+                whole.save(&checkpoint).unwrap();
+            }
+            whole.advance().unwrap();
+        }
+        let mut resumed = trainer(folder.path());
+        resumed.restore(&checkpoint).unwrap();
+        while resumed.step < whole.step {
+            resumed.advance().unwrap();
+        }
+        for ((name, a), (other, b)) in whole.state().iter().zip(&resumed.state()) {
+            assert_eq!(name, other);
+            assert!(a.equal(b), "{name} differs");
+        }
+    }
+
+    #[test]
+    fn the_curve_forgets_rows_after_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("curve.csv");
+        fs::write(&path, "step,loss\n50,1.0\n100,0.5\n").unwrap();
+        drop(Curve::open(&path, 60).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "step,loss\n50,1.0\n");
     }
 }

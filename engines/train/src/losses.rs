@@ -164,3 +164,155 @@ pub fn laplacian(x: &Tensor) -> Tensor {
 fn inner(x: &Tensor) -> Tensor {
     x.narrow(2, 1, x.size()[2] - 2).narrow(3, 1, x.size()[3] - 2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn tensor(shape: &[i64], values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).view(shape)
+    }
+
+    /// One channel repeated to three, so that per-channel means stay the channel's.
+    fn picture(side: i64, values: &[f32]) -> Tensor {
+        tensor(&[1, 1, side, side], values).repeat([1, 3, 1, 1])
+    }
+
+    fn close(name: &str, got: &Tensor, wanted: f64) {
+        let got = got.double_value(&[]);
+        assert!(
+            (got - wanted).abs() < 1e-3 * wanted.abs().max(1.0),
+            "{name}: {got}, wanted {wanted}"
+        );
+    }
+
+    #[test]
+    fn values_worked_out_by_hand() {
+        let x = picture(2, &[0.0, 0.2, 0.4, 0.6]);
+        let z = picture(2, &[0.1, 0.2, 0.0, 1.0]);
+        let all = Tensor::ones([1, 1, 2, 2], (Kind::Float, Device::Cpu));
+        let first = tensor(&[1, 1, 2, 2], &[1.0, 0.0, 0.0, 0.0]);
+        // |z - x| is 0.1, 0, 0.4, 0.4.
+        close("reconstruction", &reconstruction(&z, &x, &all), 0.225);
+        close(
+            "reconstruction of one pixel",
+            &reconstruction(&z, &x, &first),
+            0.1,
+        );
+        // Along x: 0.1 against 0.2, 1.0 against 0.2; along y: -0.1 against 0.4, 0.8 against 0.4.
+        close(
+            "edges",
+            &edges(&z, &x, &all),
+            (0.1 + 0.8) / 2.0 + (0.5 + 0.4) / 2.0,
+        );
+
+        let mask = tensor(&[1, 1, 2, 2], &[1.0, 0.5, 0.0, 0.5]);
+        close("mask size", &mask_size(&mask), 0.5);
+        close("mask roughness", &mask_roughness(&mask), 0.5 + 0.5);
+        close("exposure", &exposure(&mask, &first), 0.0);
+        close("exposure", &exposure(&mask, &all), 0.5);
+        let shown = composite(&x, &z, &mask);
+        let wanted = picture(2, &[0.1, 0.2, 0.4, 0.8]);
+        close("composite", &(shown - wanted).abs().max(), 0.0);
+    }
+
+    #[test]
+    fn mixup_and_its_targets() {
+        let (real, generated) = (picture(1, &[1.0]), picture(1, &[0.0]));
+        let beta = tensor(&[1, 1, 1, 1], &[0.3]);
+        let mixed = mixup(&real, &generated, &beta);
+        close("mixed", &mixed.mean(Kind::Float), 0.3);
+        // A discriminator that tells the share exactly has no loss; the generator's is 0.5 (0.3 - 0.7)^2.
+        close("discriminator", &least_squares(&beta, &beta), 0.0);
+        close("generator", &least_squares(&beta, &(1.0 - &beta)), 0.08);
+    }
+
+    #[test]
+    fn perceptual_terms() {
+        let reference = tensor(&[1, 2], &[1.0, 3.0]);
+        close(
+            "tie",
+            &tie(&reference, &tensor(&[1, 2], &[2.0, 3.0])),
+            0.5 / 2.001,
+        );
+        let t = tensor(&[2, 2], &[0.0, 0.0, 0.0, 0.0]);
+        let z = tensor(&[2, 2], &[0.3, 0.4, 3.0, 4.0]);
+        // Distances 0.5 and 5: the first falls short of 0.9 by 0.4, the second does not.
+        close("closeness", &closeness(&t, &z, 0.9), 0.2);
+        let same = tensor(&[3, 2], &[0.0, 0.0, 0.3, 0.4, 3.0, 4.0]);
+        // Of three pairs only the first is nearer than 0.9.
+        close("sameness", &sameness(&same, 0.9), 0.4 / 3.0);
+    }
+
+    #[test]
+    fn tone_counts_light_and_not_detail() {
+        let flat = Tensor::zeros([1, 3, 16, 16], (Kind::Float, Device::Cpu));
+        let all = Tensor::ones([1, 1, 16, 16], (Kind::Float, Device::Cpu));
+        let signs: Vec<f32> = (0..256)
+            .map(|i| if (i + i / 16) % 2 == 0 { 0.5 } else { -0.5 })
+            .collect();
+        let board = picture(16, &signs);
+        close("detail of a board", &tone(&board, &flat, &all), 0.0);
+        close("lighter", &tone(&(&flat + 0.25), &flat, &all), 0.25);
+        // The board has detail that the flat picture lacks entirely, and not the other way round.
+        close("all detail missing", &missing_detail(&flat, &board, &all), 1.0);
+        close("none missing", &missing_detail(&board, &board, &all), 0.0);
+        close("more than wanted", &missing_detail(&board, &flat, &all), 0.0);
+    }
+
+    #[test]
+    fn landmarks_may_move_while_their_openings_stay() {
+        let face: Vec<f32> = kernels::MEAN_FACE.iter().flat_map(|p| [p.x, p.y]).collect();
+        let face = tensor(&[1, 68, 2], &face);
+        let moved = &face + 0.1;
+        let eyes = f64::from(kernels::MEAN_FACE[36].distance(kernels::MEAN_FACE[45]));
+        close(
+            "moved",
+            &landmark_error(&face, &moved),
+            0.1 * 2.0f64.sqrt() / eyes,
+        );
+        close("expression", &expression(&face, &moved), 0.0);
+        close("twice the size", &expression(&face, &(&face * 2.0)), 0.0);
+    }
+
+    #[test]
+    fn gradients_agree_with_differences() {
+        tch::manual_seed(3);
+        let options = (Kind::Float, Device::Cpu);
+        let source = Tensor::randn([2, 3, 16, 16], options) * 0.5;
+        let weight = Tensor::rand([2, 1, 16, 16], options);
+        let start = Tensor::randn([2, 3, 16, 16], options) * 0.5;
+        let direction = Tensor::randn([2, 3, 16, 16], options);
+        type Loss<'a> = Box<dyn Fn(&Tensor) -> Tensor + 'a>;
+        let cases: [(&str, Loss<'_>); 6] = [
+            (
+                "reconstruction",
+                Box::new(|z| reconstruction(z, &source, &weight)),
+            ),
+            ("edges", Box::new(|z| edges(z, &source, &weight))),
+            ("tone", Box::new(|z| tone(z, &source, &weight))),
+            (
+                "detail",
+                Box::new(|z| missing_detail(z, &(&source * 3.0), &weight)),
+            ),
+            (
+                "closeness",
+                Box::new(|z| closeness(&source.flatten(1, -1), &z.flatten(1, -1), 100.0)),
+            ),
+            ("sameness", Box::new(|z| sameness(&z.flatten(1, -1), 100.0))),
+        ];
+        for (name, loss) in cases {
+            let z = start.detach().copy().set_requires_grad(true);
+            let gradient = &Tensor::run_backward(&[loss(&z)], &[&z], false, false)[0];
+            let slope = (gradient * &direction).sum(Kind::Double).double_value(&[]);
+            let step = 1e-3;
+            let at = |sign: f64| loss(&(&start + &direction * (sign * step))).double_value(&[]);
+            let wanted = (at(1.0) - at(-1.0)) / (2.0 * step);
+            assert!(
+                (slope - wanted).abs() < 0.02 * wanted.abs() + 1e-3,
+                "{name}: {slope}, wanted {wanted}"
+            );
+        }
+    }
+}

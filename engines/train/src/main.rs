@@ -51,17 +51,7 @@ enum Command {
     /// Measure how well a generator de-identifies, on pictures and clips
     Evaluate(evaluate::Options),
     /// Write trained weights as the files that the product loads
-    Export {
-        /// Weights file or checkpoint
-        #[arg(long)]
-        weights: PathBuf,
-        /// Directory to write to
-        #[arg(long)]
-        out: PathBuf,
-        /// Name of the files
-        #[arg(long, default_value = "edge128")]
-        name: String,
-    },
+    Export(export::Options),
 }
 
 fn main() -> Result<()> {
@@ -86,6 +76,6 @@ fn main() -> Result<()> {
         }
         Command::Fit(options) => fit::fit(&options),
         Command::Evaluate(options) => evaluate::evaluate(&options),
-        Command::Export { weights, out, name } => export::export(&weights, &out, &name),
+        Command::Export(options) => export::export(&options),
     }
 }

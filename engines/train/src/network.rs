@@ -24,25 +24,6 @@ pub struct Size {
 }
 
 impl Size {
-    /// What the product ships: 128-pixel crops.
-    pub const EDGE128: Self = Self {
-        side: 128,
-        stem: 16,
-        encoder: [32, 64, 128, 256, 256],
-        latent: 512,
-        embedding: 128,
-        decoder: 256,
-    };
-    /// For a GPU: 256-pixel crops and a latent of the paper's 1024 values.
-    pub const PAPER256: Self = Self {
-        side: 256,
-        stem: 64,
-        encoder: [128, 256, 512, 1024, 1024],
-        latent: 1024,
-        embedding: 128,
-        decoder: 1024,
-    };
-
     /// Side of the smallest map.
     fn bottom(&self) -> i64 {
         self.side / 32
@@ -322,19 +303,46 @@ impl Discriminator {
     }
 }
 
-/// How many numbers the variables hold.
-pub fn parameters(variables: &[Tensor]) -> usize {
-    variables.iter().map(Tensor::numel).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tch::{Device, nn::VarStore};
 
+    const EDGE128: Size = Size {
+        side: 128,
+        stem: 16,
+        encoder: [32, 64, 128, 256, 256],
+        latent: 512,
+        embedding: 128,
+        decoder: 256,
+    };
+    const PAPER256: Size = Size {
+        side: 256,
+        stem: 64,
+        encoder: [128, 256, 512, 1024, 1024],
+        latent: 1024,
+        embedding: 128,
+        decoder: 1024,
+    };
+
+    struct Case {
+        size: Size,
+        parameters: usize,
+    }
+
     #[test]
     fn shapes_and_parameter_counts() {
-        for (size, wanted) in [(Size::EDGE128, 6_820_000..6_850_000)] {
+        let cases = [
+            Case {
+                size: EDGE128,
+                parameters: 6_804_018,
+            },
+            Case {
+                size: PAPER256,
+                parameters: 175_893_010,
+            },
+        ];
+        for Case { size, parameters } in cases {
             let store = VarStore::new(Device::Cpu);
             let generator = Generator::new(&store.root(), &size);
             let face = Tensor::zeros([2, 3, size.side, size.side], (Kind::Float, Device::Cpu));
@@ -342,8 +350,28 @@ mod tests {
             let (image, mask) = tch::no_grad(|| generator.forward(&face, &target));
             assert_eq!(image.size(), [2, 3, size.side, size.side]);
             assert_eq!(mask.size(), [2, 1, size.side, size.side]);
-            let count = parameters(&store.trainable_variables());
-            assert!(wanted.contains(&count), "{count}");
+            let count: usize = store.trainable_variables().iter().map(Tensor::numel).sum();
+            assert_eq!(count, parameters, "side {}", size.side);
+        }
+    }
+
+    #[test]
+    fn the_discriminator_judges_patches() {
+        let store = VarStore::new(Device::Cpu);
+        let discriminator = Discriminator::new(&store.root());
+        let image = Tensor::zeros([1, 3, 128, 128], (Kind::Float, Device::Cpu));
+        let judged = tch::no_grad(|| discriminator.forward(&image));
+        assert_eq!(judged.size(), [1, 1, 7, 7]);
+    }
+
+    #[test]
+    fn presets_have_the_documented_sizes() {
+        for (name, size) in [("edge128", EDGE128), ("paper256", PAPER256)] {
+            assert_eq!(
+                crate::preset::Preset::load(name).unwrap().generator,
+                size,
+                "{name}"
+            );
         }
     }
 }

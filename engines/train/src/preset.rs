@@ -74,12 +74,13 @@ pub struct Loss {
     pub low: f64,
     /// Share of the high map's tie to the target in the perceptual loss.
     pub high: f64,
-    /// Whether the raw output is judged by the adversarial and perceptual losses.
-    pub raw: bool,
-    /// Whether the masked output is. When both are, they take turns unless `both` is set.
-    pub masked: bool,
-    /// Judge raw and masked output in every step, at twice the cost, instead of in turn.
+    /// Judge raw and masked output by the adversarial and perceptual losses in every step, at twice the cost, as the
+    /// paper does; otherwise in turn.
     pub both: bool,
+    /// Whether the raw output is judged by the adversarial loss (figure 7d: without).
+    pub adversarial_raw: bool,
+    /// Whether there is a mask (figure 7c: without).
+    pub mask: bool,
     /// Limit what is judged to the soft landmark hull, as the product shows it.
     pub hull: bool,
     /// Ours: tone.
@@ -225,7 +226,17 @@ impl Preset {
                 );
             }
         };
-        toml::from_str(&text).with_context(|| format!("preset {name}"))
+        let mut table: toml::Table = toml::from_str(&text).with_context(|| format!("preset {name}"))?;
+        // A variant names its base and says only what differs.
+        if let Some(base) = table.remove("base") {
+            let base = base
+                .as_str()
+                .with_context(|| format!("preset {name}: base is not a name"))?;
+            let mut whole = toml::Table::try_from(Self::load(base)?)?;
+            merge(&mut whole, table);
+            table = whole;
+        }
+        table.try_into().with_context(|| format!("preset {name}"))
     }
 
     /// Lambda at a step.
@@ -244,4 +255,76 @@ impl Preset {
     }
 }
 
-const BUILT_IN: &[(&str, &str)] = &[("edge128", include_str!("../presets/edge128.toml"))];
+/// Puts the values of `changes` into `whole`, table by table.
+fn merge(whole: &mut toml::Table, changes: toml::Table) {
+    for (key, change) in changes {
+        match (whole.get_mut(&key), change) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(change)) => merge(inner, change),
+            (_, change) => {
+                whole.insert(key, change);
+            }
+        }
+    }
+}
+
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../presets/", $name, ".toml")))),*]
+    };
+}
+
+const BUILT_IN: &[(&str, &str)] = built_in![
+    "edge128", "paper256", "paper128", "figure6b", "figure6c", "figure6d", "figure6e", "figure7c",
+    "figure7d", "figure7e", "figure7g",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_preset_is_complete() {
+        for (name, _) in BUILT_IN {
+            let preset = Preset::load(name).unwrap();
+            assert!(
+                !preset.recognizer.is_empty() && preset.optimizer.batch > 0,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_or_name_is_refused() {
+        assert!(
+            Preset::load("nowhere")
+                .unwrap_err()
+                .to_string()
+                .contains("edge128")
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wrong.toml");
+        std::fs::write(&path, "base = \"edge128\"\n[loss]\nlambda_9 = 1.0\n").unwrap();
+        let error = format!("{:#}", Preset::load(&path.to_string_lossy()).unwrap_err());
+        assert!(error.contains("lambda_9"), "{error}");
+    }
+
+    #[test]
+    fn lambda_rises_in_steps_and_rates_fall_at_the_end() {
+        let mut preset = Preset::load("edge128").unwrap();
+        preset.lambda = vec![Stage { step: 10, value: 1.0 }, Stage { step: 20, value: 2.0 }];
+        for (step, lambda) in [
+            (0, 0.0),
+            (9, 0.0),
+            (10, 1.0),
+            (19, 1.0),
+            (20, 2.0),
+            (1_000_000, 2.0),
+        ] {
+            assert_eq!(preset.lambda_at(step), lambda, "{step}");
+        }
+        (preset.optimizer.steps, preset.optimizer.decay) = (100, 0.5);
+        for (step, rate) in [(0, 1.0), (50, 1.0), (75, 0.55), (100, 0.1)] {
+            assert!((preset.rate_at(step) - rate).abs() < 1e-9, "{step}");
+        }
+    }
+}
