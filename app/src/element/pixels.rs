@@ -268,6 +268,7 @@ mod tests {
                 .format(gst_video::VideoFormat::I420)
                 .width(64)
                 .height(height)
+                .framerate(gst::Fraction::new(25, 1))
                 .field("colorimetry", colorimetry)
                 .build();
             color(&gst_video::VideoInfo::from_caps(&caps).unwrap())

@@ -305,11 +305,11 @@ impl Stream {
             }
             // An output into which nothing went needs no closing.
             let started = self.progress.first_out.get().is_some();
-            if ended
-                || watch
-                    .closing
-                    .is_some_and(|until| !started || Instant::now() >= until)
-            {
+            let closed = watch
+                .closing
+                .is_some_and(|until| !started || Instant::now() >= until);
+            // Messages that wait may hold the reason.
+            if ended || (closed && message.is_none()) {
                 break;
             }
             self.draw(&bar, options);
