@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use gstreamer as gst;
+
 use clip::{assert_done, assert_refused, decode, launch, mp4, run, verdict};
 
 /// What no output may hold; long enough to be nobody's accident.
@@ -348,6 +350,11 @@ fn a_stream_is_served_and_fetched() {
     assert!(
         frames.windows(2).all(|pair| pair[0].time < pair[1].time),
         "times rise"
+    );
+    let first = frames[0].time;
+    assert!(
+        first < gst::ClockTime::from_mseconds(100),
+        "the file begins with its first frame, not at {first}"
     );
     let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(&stats).unwrap()).unwrap();
     assert_eq!(stats["frames"], 40);

@@ -120,6 +120,16 @@ fn muxer(container: Container) -> Result<gst::Element, Error> {
     }
 }
 
+/// Lets the first frame be the beginning of the file, however long the source took to give it: without sound there is
+/// nothing that it could be late for.
+pub(super) fn from_zero(muxer: &gst::Element) {
+    if muxer.has_property("start-gap-threshold") {
+        muxer.set_property("start-gap-threshold", gst::ClockTime::from_seconds(24 * 3600));
+    } else {
+        muxer.set_property("offset-to-zero", true);
+    }
+}
+
 /// H.264 without B frames, so that frames keep their order; `live` encodes each frame at once.
 pub(crate) fn x264(encoding: &Encoding, live: bool) -> Result<gst::Element, Error> {
     let encoder = make("x264enc")?;

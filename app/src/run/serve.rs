@@ -13,9 +13,10 @@ use gstreamer_video as gst_video;
 
 use super::{Error, Mount};
 
-/// What the server makes for its clients; all of them share it.
-const LAUNCH: &str =
-    "( appsrc name=frames is-live=true format=time ! rtph264pay name=pay0 pt=96 config-interval=-1 )";
+/// What the server makes for its clients; all of them share it. A network that is too slow loses old access units
+/// rather than filling the memory.
+const LAUNCH: &str = "( appsrc name=frames is-live=true format=time max-bytes=0 max-buffers=90 leaky-type=downstream ! \
+                      rtph264pay name=pay0 pt=96 config-interval=-1 )";
 
 /// A client's stream within the server.
 struct Client {

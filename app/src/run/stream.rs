@@ -11,7 +11,7 @@ use gstreamer_video as gst_video;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::elements::{self, make};
-use super::encode::{even, file, x264};
+use super::encode::{even, file, from_zero, x264};
 use super::output::Partial;
 use super::serve::Server;
 use super::source::{Tracks, source};
@@ -209,6 +209,9 @@ impl Stream {
                     &options.encoding,
                     &progress,
                 )?;
+                if !options.keep_audio {
+                    from_zero(&muxer);
+                }
                 (Some(partial), Some(muxer), None)
             }
             Output::Rtsp(mount) => {
