@@ -376,7 +376,10 @@ impl Trainer {
         let repeated = |t: &Tensor| t.repeat([repeat, 1, 1, 1]);
         let (x, hull) = (repeated(x), repeated(hull));
 
-        terms.push(("detail", losses::missing_detail(&judged, &x, &hull) * loss.detail));
+        terms.push((
+            "detail",
+            losses::missing_detail(&judged, &x, &hull, loss.detail_gain) * loss.detail,
+        ));
         let (perceptual, push, sameness, distance) = self.perceive(&mut random, &x, &judged)?;
         terms.push(("perceptual", perceptual * loss.lambda_3));
         terms.push(("push", push * (loss.lambda_3 * self.preset.lambda_at(self.step))));

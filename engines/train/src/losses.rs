@@ -89,16 +89,13 @@ pub fn tone(output: &Tensor, source: &Tensor, weight: &Tensor) -> Tensor {
     weighted_mean(&(blocks(output) - blocks(source)).abs(), &blocks(weight))
 }
 
-/// Ours: how much local detail the output lacks. Detail is the mean absolute Laplacian of luma around a pixel;
-/// where it comes from is free, so sharpness costs no likeness. Relative to the source's detail.
-pub fn missing_detail(output: &Tensor, source: &Tensor, weight: &Tensor) -> Tensor {
-    let detail = |x: &Tensor| {
-        laplacian(&luma(x))
-            .abs()
-            .avg_pool2d([7, 7], [2, 2], [0, 0], false, true, None)
-    };
-    let weight = inner(weight).avg_pool2d([7, 7], [2, 2], [0, 0], false, true, None);
-    let wanted = detail(source);
+/// Ours: how much local detail the output lacks of `gain` times the source's, relative to that. Detail is the mean
+/// absolute Laplacian of luma around a pixel; where it comes from is free, so sharpness costs no likeness.
+pub fn missing_detail(output: &Tensor, source: &Tensor, weight: &Tensor, gain: f64) -> Tensor {
+    let around = |x: &Tensor| x.avg_pool2d([7, 7], [2, 2], [0, 0], false, true, None);
+    let detail = |x: &Tensor| around(&laplacian(&luma(x)).abs());
+    let weight = around(&inner(weight));
+    let wanted = detail(source) * gain;
     let scale = weighted_mean(&wanted, &weight) + 1e-3;
     weighted_mean(&(wanted - detail(output)).relu(), &weight) / scale
 }
@@ -256,9 +253,18 @@ mod tests {
         close("detail of a board", &tone(&board, &flat, &all), 0.0);
         close("lighter", &tone(&(&flat + 0.25), &flat, &all), 0.25);
         // The board has detail that the flat picture lacks entirely, and not the other way round.
-        close("all detail missing", &missing_detail(&flat, &board, &all), 1.0);
-        close("none missing", &missing_detail(&board, &board, &all), 0.0);
-        close("more than wanted", &missing_detail(&board, &flat, &all), 0.0);
+        close(
+            "all detail missing",
+            &missing_detail(&flat, &board, &all, 1.0),
+            1.0,
+        );
+        close("none missing", &missing_detail(&board, &board, &all, 1.0), 0.0);
+        close(
+            "a fifth missing",
+            &missing_detail(&board, &board, &all, 1.25),
+            0.2,
+        );
+        close("more than wanted", &missing_detail(&board, &flat, &all, 1.0), 0.0);
     }
 
     #[test]
@@ -292,10 +298,7 @@ mod tests {
             ),
             ("edges", Box::new(|z| edges(z, &source, &weight))),
             ("tone", Box::new(|z| tone(z, &source, &weight))),
-            (
-                "detail",
-                Box::new(|z| missing_detail(z, &(&source * 3.0), &weight)),
-            ),
+            ("detail", Box::new(|z| missing_detail(z, &source, &weight, 3.0))),
             (
                 "closeness",
                 Box::new(|z| closeness(&source.flatten(1, -1), &z.flatten(1, -1), 100.0)),

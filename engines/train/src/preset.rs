@@ -87,6 +87,9 @@ pub struct Loss {
     pub tone: f64,
     /// Ours: missing detail.
     pub detail: f64,
+    /// Ours: how much detail is wanted, relative to the source's. More than 1 makes up for what resampling the face
+    /// into its frame will cost.
+    pub detail_gain: f64,
     /// Ours: exposure, 1 - mask inside the hull.
     pub exposure: f64,
     /// Ours: sameness of the outputs of a batch.

@@ -108,6 +108,8 @@ struct Looks {
     mouth_correlation: Option<f64>,
     eye_correlation: Option<f64>,
     sharpness: Option<Summary>,
+    /// Of the crop put back unchanged: the most that this path allows a generator that copies.
+    sharpness_of_path: Option<Summary>,
     similarity: Option<Summary>,
     rgb_difference: Option<Summary>,
     mask_coverage: Option<Summary>,
@@ -377,6 +379,7 @@ struct Measured {
     mouths: Vec<(f64, f64)>,
     eyes: Vec<(f64, f64)>,
     sharpness: Vec<f64>,
+    sharpness_of_path: Vec<f64>,
     similarity: Vec<f64>,
     rgb_difference: Vec<f64>,
     mask_coverage: Vec<f64>,
@@ -406,14 +409,16 @@ impl Measured {
             .map(|i| hull.contains(Point::new(center(i % side), center(i / side))))
             .collect();
         let [before, _, after] = &replaced.crops;
-        let luma = [luma(before), luma(after)];
+        let luma = [luma(before), luma(after), luma(&replaced.unchanged)];
         let region = |i: usize| Region {
             luma: &luma[i],
             inside: &inside,
             side,
         };
-        if let (Some(before), Some(after)) = (metrics::sharpness(region(0)), metrics::sharpness(region(1))) {
+        let sharpness = [0, 1, 2].map(|i| metrics::sharpness(region(i)));
+        if let [Some(before), Some(after), Some(unchanged)] = sharpness {
             self.sharpness.push(after / before);
+            self.sharpness_of_path.push(unchanged / before);
         }
         self.similarity.extend(metrics::similarity(region(0), region(1)));
         let within = |values: &mut dyn Iterator<Item = f32>| -> Option<f64> {
@@ -439,6 +444,7 @@ impl Measured {
             mouth_correlation: metrics::correlation(&self.mouths),
             eye_correlation: metrics::correlation(&self.eyes),
             sharpness: Summary::of(&self.sharpness),
+            sharpness_of_path: Summary::of(&self.sharpness_of_path),
             similarity: Summary::of(&self.similarity),
             rgb_difference: Summary::of(&self.rgb_difference),
             mask_coverage: Summary::of(&self.mask_coverage),
@@ -640,12 +646,12 @@ impl Report {
         writeln!(text, "\n## Looks (inside the hull, output against original)\n")?;
         writeln!(
             text,
-            "| target | faces | found again | landmark NME, median | p95 | mouth opening, r | eye opening, r | sharpness ratio, median | SSIM, median | RGB difference of 255, median | mask coverage, median | p5 |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+            "| target | faces | found again | landmark NME, median | p95 | mouth opening, r | eye opening, r | sharpness ratio, median | of the crop put back | SSIM, median | RGB difference of 255, median | mask coverage, median | p5 |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for (target, looks) in &self.looks {
             writeln!(
                 text,
-                "| {target} picture | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {target} picture | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 looks.faces,
                 percent(looks.found_again),
                 percent(median(&looks.landmark_error)),
@@ -653,6 +659,7 @@ impl Report {
                 number(looks.mouth_correlation),
                 number(looks.eye_correlation),
                 number(median(&looks.sharpness)),
+                number(median(&looks.sharpness_of_path)),
                 number(median(&looks.similarity)),
                 number(median(&looks.rgb_difference)),
                 number(median(&looks.mask_coverage)),

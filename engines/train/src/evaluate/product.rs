@@ -142,6 +142,8 @@ pub struct Replaced {
     pub picture: Picture,
     /// Aligned crops `[3, side, side]`, RGB 0 to 255, of the original, the generated face and the result.
     pub crops: [Vec<f32>; 3],
+    /// The crop of the result had the generator given back its input: what the path itself costs.
+    pub unchanged: Vec<f32>,
     /// The mask `[side, side]`, 0 to 1.
     pub mask: Vec<f32>,
 }
@@ -155,6 +157,8 @@ pub struct Product {
     embedder: Embedder<Cpu>,
     generator: Generator<Cpu>,
     crop: Tensor,
+    /// A mask of ones.
+    opaque: Tensor,
 }
 
 impl Product {
@@ -173,7 +177,10 @@ impl Product {
         let landmarks = engine(Network::Landmarks, &engines::landmarks::signature())?;
         let embedding = engine(Network::Embedding, &engines::embedding::signature())?;
         let generator = runtime.engine(&generator(&weights)?, &engines::generator::signature(side))?;
+        let mut opaque = place.tensor([1, 1, side, side])?;
+        opaque.data_mut().fill(1.0);
         Ok(Self {
+            opaque,
             detector: Detector::new(&mut place, detector, InputSize::covering(1280, 736))?,
             landmarker: Landmarker::new(&mut place, landmarks, 1)?,
             embedder: Embedder::new(&mut place, embedding, 1)?,
@@ -271,20 +278,28 @@ impl Product {
         let original = self.crop(picture, &face.align)?;
         self.generator
             .generate(&mut self.place, &picture.frame()?, &[face.align], &[*target])?;
-        let placement = Placement {
+        let placement = [Placement {
             align: face.align,
             hull: Hull::of(&face.landmarks),
-        };
-        let mut picture = picture.clone();
+        }];
+        let mut replaced = picture.clone();
         let (image, mask) = (self.generator.image(), self.generator.mask());
         self.place
-            .blend(&mut picture.frame()?, &[placement], image, mask)?;
+            .blend(&mut replaced.frame()?, &placement, image, mask)?;
         let generated = image.entry(0).iter().map(|v| (v + 1.0) * 127.5).collect();
         let mask = mask.entry(0).to_vec();
-        let result = self.crop(&mut picture, &face.align)?;
+        let result = self.crop(&mut replaced, &face.align)?;
+
+        let signed: Vec<f32> = original.iter().map(|v| v / 127.5 - 1.0).collect();
+        self.place.write(&mut self.crop, 0, &signed)?;
+        let mut unchanged = picture.clone();
+        self.place
+            .blend(&mut unchanged.frame()?, &placement, &self.crop, &self.opaque)?;
+        let unchanged = self.crop(&mut unchanged, &face.align)?;
         Ok(Replaced {
-            picture,
+            picture: replaced,
             crops: [original, generated, result],
+            unchanged,
             mask,
         })
     }
