@@ -143,11 +143,18 @@ fn inputs(size: &Size) -> (Tensor, Tensor) {
     )
 }
 
-/// Image and mask by the trainer's own arithmetic.
-fn reference(weights: &[(String, Tensor)], size: &Size) -> Result<[Tensor; 2]> {
-    let store = VarStore::new(Device::Cpu);
+/// A frozen generator with the weights of a file or checkpoint.
+///
+/// # Errors
+/// When the file cannot be read or holds a generator of another size.
+pub fn load(path: &Path, size: &Size) -> Result<Generator> {
+    frozen(&generator(path)?, size).with_context(|| path.display().to_string())
+}
+
+fn frozen(weights: &[(String, Tensor)], size: &Size) -> Result<Generator> {
+    let mut store = VarStore::new(Device::Cpu);
     let generator = Generator::new(&store.root(), size);
-    let _guard = tch::no_grad_guard();
+    store.freeze();
     let mut variables = store.variables();
     for (name, tensor) in weights {
         let variable = variables
@@ -157,8 +164,13 @@ fn reference(weights: &[(String, Tensor)], size: &Size) -> Result<[Tensor; 2]> {
             .f_copy_(tensor)
             .with_context(|| format!("{name} is not the preset's"))?;
     }
+    Ok(generator)
+}
+
+/// Image and mask by the trainer's own arithmetic.
+fn reference(weights: &[(String, Tensor)], size: &Size) -> Result<[Tensor; 2]> {
     let (face, target) = inputs(size);
-    let (image, mask) = generator.forward(&face, &target);
+    let (image, mask) = frozen(weights, size)?.forward(&face, &target);
     Ok([image, mask])
 }
 

@@ -376,10 +376,12 @@ impl Trainer {
         let repeated = |t: &Tensor| t.repeat([repeat, 1, 1, 1]);
         let (x, hull) = (repeated(x), repeated(hull));
 
+        let gain = loss.detail_gain;
         terms.push((
             "detail",
-            losses::missing_detail(&judged, &x, &hull, loss.detail_gain) * loss.detail,
+            losses::missing_detail(&judged, &x, &hull, gain) * loss.detail,
         ));
+        terms.push(("grain", losses::grain(&judged, &x, &hull, gain) * loss.grain));
         let (perceptual, push, sameness, distance) = self.perceive(&mut random, &x, &judged)?;
         terms.push(("perceptual", perceptual * loss.lambda_3));
         terms.push(("push", push * (loss.lambda_3 * self.preset.lambda_at(self.step))));
@@ -568,7 +570,8 @@ impl Trainer {
 /// The losses as a CSV file: means over the steps since the last row.
 struct Curve {
     file: File,
-    header: bool,
+    /// The last header in the file: a resumed run may have other losses.
+    header: String,
     sums: Vec<(&'static str, f64)>,
     count: u64,
 }
@@ -590,7 +593,10 @@ impl Curve {
         }
         Ok(Self {
             file,
-            header: kept.is_empty(),
+            header: kept
+                .iter()
+                .rfind(|row| row.starts_with("step"))
+                .map_or_else(String::new, |row| (*row).into()),
             sums: Vec::new(),
             count: 0,
         })
@@ -608,10 +614,11 @@ impl Curve {
     }
 
     fn write(&mut self, step: u64, samples: u64, elapsed: Duration) -> Result<String> {
-        if self.header {
-            let names: Vec<_> = self.sums.iter().map(|(name, _)| *name).collect();
-            writeln!(self.file, "step,samples,seconds,{}", names.join(","))?;
-            self.header = false;
+        let names: Vec<_> = self.sums.iter().map(|(name, _)| *name).collect();
+        let header = format!("step,samples,seconds,{}", names.join(","));
+        if self.header != header {
+            writeln!(self.file, "{header}")?;
+            self.header = header;
         }
         let means: Vec<_> = self
             .sums
@@ -776,7 +783,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("curve.csv");
         fs::write(&path, "step,loss\n50,1.0\n100,0.5\n").unwrap();
-        drop(Curve::open(&path, 60).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "step,loss\n50,1.0\n");
+        let mut curve = Curve::open(&path, 60).unwrap();
+        curve.add(&vec![("other", Tensor::from(2.0f32))]).unwrap();
+        curve.write(100, 400, Duration::ZERO).unwrap();
+        let wanted = "step,loss\n50,1.0\nstep,samples,seconds,other\n100,400,0,2.00000\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), wanted);
     }
 }

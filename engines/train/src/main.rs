@@ -52,6 +52,8 @@ enum Command {
     Evaluate(evaluate::Options),
     /// Write trained weights as the files that the product loads
     Export(export::Options),
+    /// Draw the same faces replaced by several weights, one row each
+    Compare(sheet::Options),
 }
 
 fn main() -> Result<()> {
@@ -77,5 +79,6 @@ fn main() -> Result<()> {
         Command::Fit(options) => fit::fit(&options),
         Command::Evaluate(options) => evaluate::evaluate(&options),
         Command::Export(options) => export::export(&options),
+        Command::Compare(options) => sheet::compare(&options),
     }
 }

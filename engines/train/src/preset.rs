@@ -90,6 +90,8 @@ pub struct Loss {
     /// Ours: how much detail is wanted, relative to the source's. More than 1 makes up for what resampling the face
     /// into its frame will cost.
     pub detail_gain: f64,
+    /// Ours: grain.
+    pub grain: f64,
     /// Ours: exposure, 1 - mask inside the hull.
     pub exposure: f64,
     /// Ours: sameness of the outputs of a batch.
