@@ -6,18 +6,20 @@
 //! face's detail at the scale that carries identity. Brightness and contrast do not count: the output's detail is
 //! compared with the input's times the gain that fits best. That gives
 //! * `similarity`: the correlation of the two details, 1 for a copy, 0 for something unrelated;
+//! * `remains`: the share of the input's detail that is found in the output's (the slope of a least-squares line), 1 for a
+//!   copy, near 0 for a cover, whatever the light;
 //! * `difference`: the root mean square of what the gain leaves over, in luma levels of 0 to 255;
-//! * `background`: the same difference on patches of the same size around the face, where nothing was to be changed: what
-//!   the encoder did ([`QUANTILE`] of them are smaller; patches near any face do not count, nor, while they are few,
-//!   patches that show something else, such as another cover; [`ASSUMED`] without any).
+//! * `background`: the same difference on patches of the same size all over the frame, where nothing was to be changed: what
+//!   the encoder did ([`QUANTILE`] of them are smaller; patches near any face do not count, nor flat patches of another
+//!   cover, nor, while they are few, patches that show something else; [`ASSUMED`] without any).
 //!
 //! From them, `change` = `difference` x sqrt(1 - `similarity`): noise on a copy leaves a high similarity, so its
 //! difference counts little. The face is **changed** when `change` is at least [`FLOOR`] levels and at least [`RATIO`]
-//! times `background`, or when `similarity` is below [`UNRELATED`], so that nothing of the face is left (dark faces have too
-//! little detail for the first). Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has
+//! times `background`, or when less than [`REMAINS`] of the face's detail remains (dark faces have too little detail for
+//! the first). Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has
 //! the measurements behind the limits.
 
-use kernels::Rect;
+use kernels::{Point, Rect};
 
 /// Part of the box's width and height that is judged: inside the hull of any face that looks to the front.
 pub const INNER: f32 = 0.65;
@@ -29,12 +31,16 @@ pub const LOCAL: f32 = 0.5;
 pub const FLOOR: f32 = 1.0;
 /// How many times the background's difference a change must be.
 pub const RATIO: f32 = 1.6;
-/// Below this similarity nothing of the face is left.
-pub const UNRELATED: f32 = 0.2;
+/// A face of whose detail less than this remains is covered.
+pub const REMAINS: f32 = 0.35;
 /// The background's difference where no background is visible, in luma levels: a poor encoder's.
 pub const ASSUMED: f32 = 2.0;
 /// Which of the background's differences counts: that share of them is smaller.
 pub const QUANTILE: f32 = 0.75;
+/// Background patches across and down the frame.
+const LATTICE: (usize, usize) = (10, 7);
+/// Detail of a flat patch, in luma levels: a cover's slow change and an encoder's noise.
+const FLAT: f32 = 1.5;
 /// A background patch with less similarity and more difference than this shows something else than the input did.
 const GONE: (f32, f32) = (0.5, 4.0);
 /// Background patches keep this many box sizes away from every face's middle.
@@ -58,11 +64,13 @@ pub struct Luma<'a> {
 pub struct Judgement {
     /// Correlation of the details, -1 to 1.
     pub similarity: f32,
+    /// Share of the input's detail that is found in the output's.
+    pub remains: f32,
     /// Root mean square of the detail's change, in luma levels.
     pub difference: f32,
-    /// The same around the faces, or [`ASSUMED`].
+    /// The same away from the faces, or [`ASSUMED`].
     pub background: f32,
-    /// The same over all patches around the face, other covers among them: how badly the two frames fit together.
+    /// The same over all patches, those that show something else among them: how badly the two frames fit together.
     pub misfit: f32,
     /// Whether most of the background is still there. If not, the two frames do not belong together, and that must not
     /// pass for a change of the face.
@@ -77,7 +85,7 @@ impl Judgement {
 
     /// Whether the face was changed; if not, it is exposed.
     pub fn changed(&self) -> bool {
-        self.change() >= FLOOR.max(RATIO * self.background) || (self.fits && self.similarity < UNRELATED)
+        self.change() >= FLOOR.max(RATIO * self.background) || (self.fits && self.remains < REMAINS)
     }
 }
 
@@ -89,10 +97,12 @@ impl Judgement {
 pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> Option<Judgement> {
     assert_eq!((input.width, input.height), (output.width, output.height));
     let inner = face.scaled(INNER);
-    let (similarity, difference) = compare(input, output, inner)?;
-    let patches: Vec<(f32, f32)> = background(face)
-        .into_iter()
-        .map(|offset| Rect::new(inner.x + offset.0, inner.y + offset.1, inner.width, inner.height))
+    let judged = compare(input, output, inner)?;
+    let patches: Vec<Comparison> = background(input)
+        .map(|middle| {
+            let (x, y) = (middle.x - 0.5 * inner.width, middle.y - 0.5 * inner.height);
+            Rect::new(x, y, inner.width, inner.height)
+        })
         .filter(|patch| {
             faces
                 .iter()
@@ -100,14 +110,16 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
         })
         .filter(|patch| visible(input, *patch) >= 0.5)
         .filter_map(|patch| compare(input, output, patch))
+        .filter(|patch| !patch.is_covered())
         .collect();
-    // A cover beside the face, of something that was no face to us, is no encoder's doing.
-    let kept = |(similarity, difference): &&(f32, f32)| *similarity >= GONE.0 || *difference < GONE.1;
+    // What shows something else, of something that was no face to us, is no encoder's doing.
+    let kept = |patch: &&Comparison| patch.similarity >= GONE.0 || patch.difference < GONE.1;
     let fits = 2 * patches.iter().filter(kept).count() >= patches.len();
     let misfit = quantile(patches.iter());
     Some(Judgement {
-        similarity,
-        difference,
+        similarity: judged.similarity,
+        remains: judged.remains,
+        difference: judged.difference,
         background: if fits {
             quantile(patches.iter().filter(kept))
         } else {
@@ -119,8 +131,8 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
 }
 
 /// The difference that [`QUANTILE`] of the patches stay below; [`ASSUMED`] without any.
-fn quantile<'a>(patches: impl Iterator<Item = &'a (f32, f32)>) -> f32 {
-    let mut differences: Vec<f32> = patches.map(|(_, difference)| *difference).collect();
+fn quantile<'a>(patches: impl Iterator<Item = &'a Comparison>) -> f32 {
+    let mut differences: Vec<f32> = patches.map(|patch| patch.difference).collect();
     differences.sort_by(f32::total_cmp);
     let position = (QUANTILE * differences.len().saturating_sub(1) as f32).round() as usize;
     differences.get(position).copied().unwrap_or(ASSUMED)
@@ -156,24 +168,15 @@ pub fn judge_nearest<'a>(
         })
 }
 
-/// Where the background patches lie: on two squares around the face.
-fn background(face: Rect) -> Vec<(f32, f32)> {
-    let mut offsets = Vec::with_capacity(24);
-    for ring in [1.3, 2.2] {
-        for (x, y) in [
-            (-1, -1),
-            (0, -1),
-            (1, -1),
-            (-1, 0),
-            (1, 0),
-            (-1, 1),
-            (0, 1),
-            (1, 1),
-        ] {
-            offsets.push((x as f32 * ring * face.width, y as f32 * ring * face.height));
-        }
-    }
-    offsets
+/// The middles of the background patches: a lattice over the whole frame, so that other covers beside the face are few
+/// among them.
+fn background(frame: Luma<'_>) -> impl Iterator<Item = Point> {
+    let (width, height) = (frame.width as f32, frame.height as f32);
+    let at = |index: usize, count: usize| (index as f32 + 0.5) / count as f32;
+    (0..LATTICE.1).flat_map(move |row| {
+        (0..LATTICE.0)
+            .map(move |column| Point::new(width * at(column, LATTICE.0), height * at(row, LATTICE.1)))
+    })
 }
 
 /// Which part of the box lies in the frame, 0 to 1.
@@ -182,8 +185,25 @@ fn visible(plane: Luma<'_>, rect: Rect) -> f32 {
     rect.intersection(&frame).area() / rect.area().max(f32::MIN_POSITIVE)
 }
 
-/// Similarity and difference of the detail inside `region`.
-fn compare(input: Luma<'_>, output: Luma<'_>, region: Rect) -> Option<(f32, f32)> {
+/// The detail of one region in both frames.
+#[derive(Debug, Clone, Copy)]
+struct Comparison {
+    similarity: f32,
+    remains: f32,
+    difference: f32,
+    /// Root mean square of the output's detail, in luma levels.
+    output: f32,
+}
+
+impl Comparison {
+    /// Whether something is flat that was not: a cover's doing, and not of two frames that do not belong together.
+    fn is_covered(&self) -> bool {
+        self.output < FLAT && self.remains < REMAINS
+    }
+}
+
+/// Compares the detail inside `region`. `None` when too little of it lies in the frame.
+fn compare(input: Luma<'_>, output: Luma<'_>, region: Rect) -> Option<Comparison> {
     let frame = Rect::new(0.0, 0.0, input.width as f32, input.height as f32);
     let region = region.intersection(&frame);
     let pixels = region.width.min(region.height);
@@ -196,19 +216,24 @@ fn compare(input: Luma<'_>, output: Luma<'_>, region: Rect) -> Option<(f32, f32)
     let after = detail(&grid(output, region, side), side);
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let (energy, cross) = (dot(&before, &before), dot(&before, &after));
-    let similarity = cross / (energy * dot(&after, &after)).sqrt().max(f32::MIN_POSITIVE);
+    let energy_after = dot(&after, &after);
+    let similarity = cross / (energy * energy_after).sqrt().max(f32::MIN_POSITIVE);
+    // Where the input has no detail none can be lost.
+    let remains = if energy > 0.0 { cross / energy } else { 1.0 };
     // A gain near 0 would explain a covered face away: only contrast changes that keep the face are compensated.
-    let gain = if energy > 0.0 {
-        (cross / energy).clamp(0.5, 2.0)
-    } else {
-        1.0
-    };
+    let gain = remains.clamp(0.5, 2.0);
     let left: f32 = before
         .iter()
         .zip(&after)
         .map(|(before, after)| (after - gain * before).powi(2))
         .sum();
-    Some((similarity, (left / before.len() as f32).sqrt()))
+    let root_mean = |sum: f32| (sum / before.len() as f32).sqrt();
+    Some(Comparison {
+        similarity,
+        remains,
+        difference: root_mean(left),
+        output: root_mean(energy_after),
+    })
 }
 
 /// Averages a region to `side` x `side` cells. The region lies in the frame and has at least `side` pixels a side.

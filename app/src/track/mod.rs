@@ -173,6 +173,14 @@ impl Tracker {
         self.time = None;
     }
 
+    /// Says that the next frame shows another scene. A face of the old one has to be detected in the new one, or it
+    /// coasts as a tentative one does: long enough for a flash of light, too short to litter the new scene with covers.
+    pub fn scene_changed(&mut self) {
+        for track in &mut self.tracks {
+            track.motion.confirmed = false;
+        }
+    }
+
     /// Takes the detections of the frame at presentation time `time`, in frame pixels, each face once. Every
     /// detection ends in exactly one track.
     ///
@@ -474,6 +482,22 @@ mod tests {
             assert!(rect.area() > before, "grows");
             before = rect.area();
         }
+    }
+
+    #[test]
+    fn after_a_cut_only_what_is_detected_again_coasts_on() {
+        let settings = TrackSettings::default();
+        let mut tracker = tracker();
+        tracker.update(
+            frame(0),
+            &[detection(0.0, 0.0, 40.0, 0.9), detection(200.0, 0.0, 40.0, 0.9)],
+        );
+        tracker.scene_changed();
+        tracker.update(frame(1), &[detection(200.0, 0.0, 40.0, 0.9)]);
+        assert_eq!(tracker.tracks().len(), 2, "a flash hides a face for a frame");
+        tracker.update(frame(1) + settings.coast_tentative + frame(1), &[]);
+        let left: Vec<_> = tracker.tracks().iter().map(|track| track.seen().x).collect();
+        assert_eq!(left, [200.0]);
     }
 
     #[test]
