@@ -746,6 +746,7 @@ mod tests {
 
     #[test]
     fn fifty_steps_lower_the_loss() {
+        let _turn = crate::take_turn();
         let folder = tempfile::tempdir().unwrap();
         let mut trainer = trainer(folder.path());
         let losses: Vec<f64> = (0..50)
@@ -758,6 +759,7 @@ mod tests {
 
     #[test]
     fn a_resumed_run_repeats_the_uninterrupted_one() {
+        let _turn = crate::take_turn();
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = folder.path().join("checkpoint.safetensors");
         let mut whole = trainer(folder.path());

@@ -1,5 +1,6 @@
 //! How well a generator de-identifies, measured along the product's own path.
 
+pub mod attack;
 mod judge;
 mod metrics;
 mod product;
