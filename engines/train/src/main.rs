@@ -2,6 +2,7 @@
 //! Video*. `docs/training.md` is the manual.
 
 mod augment;
+mod curve;
 mod data;
 mod evaluate;
 mod export;
