@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::judge::{Judge, Metric};
 use super::product::{Picture, Product};
-use super::{describe, metrics};
+use super::{describe, limited, metrics};
 use crate::recognizer::unit;
 
 /// What to attack, and with what.
@@ -212,8 +212,7 @@ fn persons_in(folder: &Path, limit: usize, pictures: usize) -> Result<Vec<Vec<Pa
             persons.push(files);
         }
     }
-    let stride = persons.len().div_ceil(limit.max(1)).max(1);
-    Ok(persons.into_iter().step_by(stride).collect())
+    Ok(limited(persons, Some(limit)))
 }
 
 /// Replaces every face, the target being the person's next picture, and describes it before and after: for each
