@@ -344,12 +344,15 @@ fn without_networks_the_element_does_not_start_and_says_why() {
 fn gst_launch_and_gst_inspect_load_the_plugin() {
     clip::init();
     let program = Path::new(env!("CARGO_BIN_EXE_persona"));
-    let registry = tempfile::tempdir().unwrap();
+    // Cargo leaves the library that the tests were built with in `deps`, which GStreamer does not search.
+    let folder = tempfile::tempdir().unwrap();
+    let library = program.with_file_name("deps").join("libpersona.so");
+    std::os::unix::fs::symlink(library, folder.path().join("libpersona.so")).unwrap();
     let gst = |name: &str, arguments: &[&str]| {
         let output = Command::new(name)
             .args(arguments)
-            .env("GST_PLUGIN_PATH", program.parent().unwrap())
-            .env("GST_REGISTRY", registry.path().join("registry.bin"))
+            .env("GST_PLUGIN_PATH", folder.path())
+            .env("GST_REGISTRY", folder.path().join("registry.bin"))
             .output()
             .unwrap_or_else(|error| panic!("{name}: {error}; sudo apt-get install gstreamer1.0-tools"));
         let text =

@@ -142,6 +142,15 @@ pub struct Face {
     pub embedding: Embedding,
 }
 
+impl Face {
+    fn placement(&self) -> Placement {
+        Placement {
+            align: self.align,
+            hull: Hull::of(&self.landmarks),
+        }
+    }
+}
+
 /// What the product did to a face.
 #[derive(Debug, Clone)]
 pub struct Replaced {
@@ -285,10 +294,7 @@ impl Product {
         let original = self.crop(picture, &face.align)?;
         self.generator
             .generate(&mut self.place, &picture.frame()?, &[face.align], &[*target])?;
-        let placement = [Placement {
-            align: face.align,
-            hull: Hull::of(&face.landmarks),
-        }];
+        let placement = [face.placement()];
         let mut replaced = picture.clone();
         let (image, mask) = (self.generator.image(), self.generator.mask());
         self.place
@@ -309,6 +315,22 @@ impl Product {
             unchanged,
             mask,
         })
+    }
+
+    /// Covers a face with gray: what is left is what no generator can take away.
+    ///
+    /// # Errors
+    /// Never for a picture that was made by [`Picture::new`].
+    pub fn cover(&mut self, picture: &Picture, face: &Face) -> Result<Picture> {
+        self.crop.data_mut().fill(0.0);
+        let mut covered = picture.clone();
+        self.place.blend(
+            &mut covered.frame()?,
+            &[face.placement()],
+            &self.crop,
+            &self.opaque,
+        )?;
+        Ok(covered)
     }
 
     /// The aligned crop `[3, side, side]`, RGB 0 to 255.
