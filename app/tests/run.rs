@@ -284,6 +284,23 @@ fn nothing_is_destroyed_unasked() {
 
     let (status, sentence) = verdict(&run(&from, &other, &[]));
     assert!(status == 2 && sentence.contains("--overwrite"), "{sentence}");
+    // What a run writes until it ends is a file of its own.
+    let part = dir.path().join("out.mp4.part");
+    std::fs::copy(&from, &part).unwrap();
+    let to = dir.path().join("out.mp4");
+    let (status, sentence) = verdict(&run(&part, &to, &["--overwrite"]));
+    assert!(
+        status == 2 && sentence.contains("never overwritten"),
+        "{sentence}"
+    );
+    let (status, sentence) = verdict(&run(&from, &to, &[]));
+    assert!(
+        status == 2 && sentence.contains("out.mp4.part") && sentence.contains("--overwrite"),
+        "{sentence}"
+    );
+    assert_eq!(std::fs::read(&part).unwrap(), bytes);
+    assert_done(&run(&from, &to, &["--overwrite"]));
+    assert!(to.exists() && !part.exists());
     // A run that cannot start leaves the older file alone, even when it might have replaced it.
     let broken = dir.path().join("broken.mp4");
     std::fs::write(&broken, "no video").unwrap();
