@@ -40,13 +40,13 @@ enum Command {
         persona run --input photos --output photos-anonymized")]
     Run(run::Options),
     /// Say what is present and what is missing, with the remedy for each
-    Check(Models),
+    Check(Folder),
     /// Fetch the networks and look at them
     Models {
         #[command(subcommand)]
         command: models::Command,
         #[command(flatten)]
-        folder: Models,
+        folder: Folder,
     },
     /// Measure the speed of the whole job and of its stages
     Bench(bench::Options),
@@ -55,14 +55,14 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Models {
+struct Folder {
     /// Folder with the networks [default: $PERSONA_MODELS, else ~/.local/share/persona/models]
     #[arg(long = "models", value_name = "DIR", global = true)]
     models: Option<PathBuf>,
 }
 
-impl Models {
-    fn folder(self) -> PathBuf {
+impl Folder {
+    fn path(self) -> PathBuf {
         self.models.unwrap_or_else(default_dir)
     }
 }
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
 
 fn work(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Models { command, folder } = command {
-        models::run(command, &folder.folder())?;
+        models::run(command, &folder.path())?;
         return Ok(ExitCode::SUCCESS);
     }
     gst::init().context("GStreamer does not start; sudo apt-get install gstreamer1.0-plugins-base")?;
@@ -102,7 +102,7 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             })
         }
         Command::Check(folder) => {
-            let rows = check::check(&folder.folder(), "/".as_ref())?;
+            let rows = check::check(&folder.path(), "/".as_ref())?;
             print!("{}", check::table(&rows));
             Ok(if check::is_complete(&rows) {
                 ExitCode::SUCCESS
@@ -136,4 +136,16 @@ fn interrupted() -> anyhow::Result<Arc<AtomicBool>> {
             .context("signals cannot be watched")?;
     }
     Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -274,6 +274,22 @@ fn a_lost_face_stays_covered_for_the_set_time() {
 }
 
 #[test]
+fn a_frame_that_could_not_be_searched_ends_no_track() {
+    let picture = empty().with_face(FACE, SURE);
+    let gone = empty().with_face(FACE, UNSEEN);
+    for fault in [Fault::Error, Fault::NotFinite, Fault::WrongShape] {
+        let faults = Faults::default();
+        let mut pipeline = pipeline(&settings(), &faults);
+        run(&mut pipeline, 0, &vec![picture.clone(); 2]);
+        faults.detector.set(fault);
+        run(&mut pipeline, 2, std::slice::from_ref(&gone));
+        faults.detector.set(Fault::None);
+        let shown = run(&mut pipeline, 3, std::slice::from_ref(&gone));
+        assert!(shown[0].changed(&gone, &FACE) > 0.95, "{fault:?}");
+    }
+}
+
+#[test]
 fn another_size_in_mid_stream_is_another_picture() {
     let big = Rect::new(200.0, 100.0, 150.0, 150.0);
     let small = Rect::new(20.0, 20.0, 30.0, 30.0);

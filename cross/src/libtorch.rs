@@ -144,7 +144,7 @@ fn link(lib: &Path) -> Result<()> {
 /// A `cargo` with [`environment`], for the trainer; fetches libtorch when it is not there.
 ///
 /// # Errors
-/// As [`ensure`].
+/// As [`ensure()`].
 pub fn cargo(root: &Path) -> Result<Command> {
     let mut cargo = steps::cargo(root);
     cargo.envs(environment(&ensure(root)?));

@@ -40,7 +40,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     all.step("clips", || clips::defaults(root).map(drop));
     all.step("tests", || {
         let mut test = cargo();
-        test.args(["test", "--workspace"]);
+        test.args(["test", "--workspace", "--no-fail-fast"]);
         if options.long {
             test.env("PROPTEST_CASES", LONG_CASES);
         }

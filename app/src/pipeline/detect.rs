@@ -7,7 +7,7 @@ use kernels::{Kernels, Rect, Values};
 
 use super::{Error, Job, Settings, Stage, Stats};
 use crate::frame::{Pixels, RawFrame};
-use crate::track::{Evidence, Track, Tracker};
+use crate::track::{Track, Tracker};
 
 /// The largest detector input that any [`Scan`] uses: make the detector for it. Larger frames are looked at in tiles.
 pub const LARGEST_INPUT: InputSize = InputSize {
@@ -27,6 +27,8 @@ const MOST_OVERLAP: f32 = 256.0;
 /// detection by [`CUT_SHARE`] of its area, it is.
 const SEAM: f32 = 0.1;
 const CUT_SHARE: f32 = 0.6;
+/// A smaller box, in areas of the whole face, is no part of it but another face behind.
+const LEAST_PART: f32 = 0.3;
 /// Size of the picture in which a scene cut is looked for.
 const THUMBNAIL: (usize, usize) = (32, 18);
 /// Difference of successive thumbnails, in units of their contrast, from which the scene is a new one. In 38 clips the
@@ -38,7 +40,8 @@ const LEAST_CONTRAST: f32 = 4.0;
 /// Where in a frame to look for faces, and how closely.
 ///
 /// The default looks at every frame as a whole, scaled down as far as the smallest face that is followed allows, and
-/// at one tile after the other in full resolution, so that a small new face is found within about a second. The first
+/// at one tile after the other in half and full resolution by turns, so that a small new face is found within 0.5 to 2 s
+/// at 720p and later in larger frames (docs/privacy.md has the times). The first
 /// frame, the frame after a scene cut and a frame in which a face was lost are looked at in full resolution at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scan {
@@ -221,8 +224,10 @@ pub struct Detect<K: Kernels> {
     possible: f32,
     tracker: Tracker,
     levels: Option<Levels>,
-    /// The next tile of the sweep.
-    next_tile: usize,
+    /// Whether the next frame is looked at in full: the first one, and the one after a failure.
+    look_closely: bool,
+    /// Tiles that the sweep has looked at.
+    swept: usize,
     since_tile: u32,
     since_full: u32,
     thumbnail: K::Tensor,
@@ -249,7 +254,8 @@ impl<K: Kernels> Detect<K> {
             possible: settings.possible,
             tracker: Tracker::new(settings.track),
             levels: None,
-            next_tile: 0,
+            look_closely: true,
+            swept: 0,
             since_tile: 0,
             since_full: 0,
             thumbnail,
@@ -264,6 +270,7 @@ impl<K: Kernels> Detect<K> {
     pub(super) fn reset(&mut self) {
         self.tracker.reset();
         self.levels = None;
+        self.look_closely = true;
         self.before.clear();
     }
 
@@ -300,8 +307,9 @@ impl<K: Kernels> Detect<K> {
     fn find<B: Pixels<K>>(&mut self, frame: &mut RawFrame<B>) -> bool {
         let time = frame.time();
         let size = frame.buffer_mut().size();
-        if self.levels.is_none_or(|levels| levels.frame != size) {
-            // Another size is another picture: the old tracks' coordinates mean nothing in it.
+        // Another size is another picture: the old tracks' coordinates mean nothing in it.
+        let resized = self.levels.is_some_and(|levels| levels.frame != size);
+        if resized || self.tracker.breaks_at(time) {
             self.reset();
         }
         self.found.clear();
@@ -310,12 +318,11 @@ impl<K: Kernels> Detect<K> {
             Ok(Err(error)) => self.failed(&error),
             Err(error) => self.failed(&error),
         };
+        self.look_closely = !found;
         if found {
             self.failing = false;
             self.tracker.update(time, &self.found);
         } else {
-            // The next frame that can be looked at must be looked at in full.
-            self.levels = None;
             self.tracker.update(time, &[]);
         }
         found
@@ -331,7 +338,6 @@ impl<K: Kernels> Detect<K> {
 
     /// Fills `found` with every face of the frame.
     fn scan(&mut self, frame: &K::Frame<'_>, size: (usize, usize)) -> engines::Result<()> {
-        let first = self.levels.is_none();
         let levels = *self.levels.get_or_insert_with(|| Levels::new(size, &self.scan));
         let cut = self.scene_cut(frame, size)?;
         if cut {
@@ -342,7 +348,7 @@ impl<K: Kernels> Detect<K> {
         self.cut.clear();
 
         let level = self.level(&levels);
-        if first || cut || self.scan.thorough || level == levels.full {
+        if self.look_closely || cut || self.scan.thorough || level == levels.full {
             self.full(frame, &levels)?;
         } else {
             self.passes(frame, &levels, &level)?;
@@ -350,8 +356,8 @@ impl<K: Kernels> Detect<K> {
                 self.full(frame, &levels)?;
             } else if self.scan.sweep_every > 0 && self.since_tile >= self.scan.sweep_every {
                 self.since_tile = 0;
-                self.next_tile = (self.next_tile + 1) % levels.full.tiles();
-                self.pass(frame, &levels, &levels.full, self.next_tile)?;
+                let (level, tile) = self.next_tile(&levels, &level);
+                self.pass(frame, &levels, &level, tile)?;
             }
         }
         self.drop_cut_faces();
@@ -372,6 +378,19 @@ impl<K: Kernels> Detect<K> {
             .into_iter()
             .find(|level| smallest * level.scale >= self.scan.smallest)
             .unwrap_or(levels.full)
+    }
+
+    /// The tile that the sweep looks at now. Half and full resolution take turns where `level` is coarser than both: the
+    /// few tiles of half resolution come round soon, and show larger, more recognisable faces.
+    fn next_tile(&mut self, levels: &Levels, level: &Level) -> (Level, usize) {
+        self.swept += 1;
+        if *level == levels.half {
+            (levels.full, self.swept % levels.full.tiles())
+        } else if self.swept.is_multiple_of(2) {
+            (levels.full, (self.swept / 2) % levels.full.tiles())
+        } else {
+            (levels.half, (self.swept / 2) % levels.half.tiles())
+        }
     }
 
     /// Full resolution over the whole frame; the fast pass too, for faces that are larger than a tile's overlap.
@@ -421,8 +440,8 @@ impl<K: Kernels> Detect<K> {
         Ok(())
     }
 
-    /// Drops the parts of faces at the seams of tiles when the whole face was found, too. A part without a whole
-    /// stays: unknown is a face.
+    /// Drops the parts of faces at the seams of tiles when the whole face was found, too, and not cut itself. A part
+    /// without a whole, or much smaller than it, stays: unknown is a face.
     fn drop_cut_faces(&mut self) {
         let mut index = 0;
         while index < self.found.len() {
@@ -430,6 +449,8 @@ impl<K: Kernels> Detect<K> {
             let whole_is_known = self.cut.contains(&part)
                 && self.found.iter().any(|whole| {
                     whole.rect.area() > part.area()
+                        && part.area() >= LEAST_PART * whole.rect.area()
+                        && !self.cut.contains(&whole.rect)
                         && whole.rect.intersection(&part).area() >= CUT_SHARE * part.area()
                 });
             if whole_is_known {
@@ -440,12 +461,12 @@ impl<K: Kernels> Detect<K> {
         }
     }
 
-    /// Whether a face of the frame before is not among the detections.
+    /// Whether a face that is followed is not among the detections, whether it was there in the frame before or not.
     fn has_lost_a_face(&self) -> bool {
         self.tracker
             .tracks()
             .iter()
-            .filter(|track| track.evidence == Evidence::Detected)
+            .filter(|track| track.is_confirmed())
             .any(|track| {
                 self.found
                     .iter()

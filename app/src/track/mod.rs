@@ -97,7 +97,11 @@ struct Motion {
     velocity: Point,
     /// Since the latest detection.
     unseen: Duration,
+    /// Since the first detection.
+    age: Duration,
     confirmed: bool,
+    /// Of a scene that is over: coasts, but is never detected again.
+    ended: bool,
 }
 
 /// Weight of a new velocity measurement: the beta of an alpha-beta filter whose alpha is 1, because a detection's
@@ -105,6 +109,11 @@ struct Motion {
 const VELOCITY_GAIN: f32 = 0.4;
 /// Seconds in which a coasting face is believed to lose 63 % of its speed: few keep it for longer.
 const VELOCITY_DECAY: f32 = 0.4;
+/// Least overlap of an unsure detection with the track that it is to move: a hand or a poster beside a face must not
+/// draw its track away (ByteTrack's second step has the same limit).
+const UNSURE_IOU: f32 = 0.5;
+/// Time without a frame after which the next one is of another scene, at least.
+const GAP: Duration = Duration::from_secs(2);
 /// A coasting track that overlaps a detected one this much follows the same face.
 const SAME_FACE_IOU: f32 = 0.7;
 /// A coasting box starts this much larger on each side, in box sides.
@@ -173,39 +182,50 @@ impl Tracker {
         self.time = None;
     }
 
-    /// Says that the next frame shows another scene. A face of the old one has to be detected in the new one, or it
-    /// coasts as a tentative one does: long enough for a flash of light, too short to litter the new scene with covers.
+    /// Says that the next frame shows another scene. The old one's tracks coast as tentative ones do, long enough for a
+    /// flash of light, too short to litter the new scene with covers; a face of the new scene is a new track, because it
+    /// may be another person's where the old one was.
     pub fn scene_changed(&mut self) {
         for track in &mut self.tracks {
             track.motion.confirmed = false;
+            track.motion.ended = true;
         }
+    }
+
+    /// Whether a frame at this time cannot follow the latest one: time ran backwards, or stood still for longer than a
+    /// track may coast and at least 2 s. [`Tracker::update`] then forgets the tracks of before.
+    pub fn breaks_at(&self, time: Duration) -> bool {
+        let longest = self.settings.coast.max(GAP);
+        self.time
+            .is_some_and(|before| time.checked_sub(before).is_none_or(|elapsed| elapsed > longest))
     }
 
     /// Takes the detections of the frame at presentation time `time`, in frame pixels, each face once. Every
     /// detection ends in exactly one track.
     ///
-    /// When time runs backwards, or stands still for longer than a track may coast, the tracks of before are
-    /// forgotten: this is another scene.
+    /// When time [breaks](Tracker::breaks_at), the tracks of before are forgotten: this is another scene.
     pub fn update(&mut self, time: Duration, found: &[Detection]) {
-        let elapsed = match self.time.map(|before| time.checked_sub(before)) {
-            Some(Some(elapsed)) if elapsed <= self.settings.coast => elapsed,
-            Some(_) => {
-                self.tracks.clear();
-                Duration::ZERO
-            }
-            None => Duration::ZERO,
-        };
+        if self.breaks_at(time) {
+            self.reset();
+        }
+        let elapsed = self
+            .time
+            .map_or(Duration::ZERO, |before| time.saturating_sub(before));
         self.time = Some(time);
         for track in &mut self.tracks {
             track.points = None;
             track.evidence = Evidence::Coasting;
             track.motion.unseen += elapsed;
+            track.motion.age += elapsed;
         }
         self.taken.clear();
         self.taken.resize(found.len(), false);
         let confident = self.settings.confident;
-        self.associate(found, |detection| detection.score >= confident);
-        self.associate(found, |detection| detection.score < confident);
+        let min_iou = self.settings.min_iou;
+        self.associate(found, min_iou, |detection| detection.score >= confident);
+        self.associate(found, min_iou.max(UNSURE_IOU), |detection| {
+            detection.score < confident
+        });
         let taken = std::mem::take(&mut self.taken);
         for detection in found
             .iter()
@@ -221,10 +241,10 @@ impl Tracker {
 
     /// Greedy assignment by falling overlap: for the few faces of a frame it equals the optimal one but for ties
     /// (ByteTrack's Hungarian step gains nothing at these counts).
-    fn associate(&mut self, found: &[Detection], wanted: impl Fn(&Detection) -> bool) {
+    fn associate(&mut self, found: &[Detection], min_iou: f32, wanted: impl Fn(&Detection) -> bool) {
         self.pairs.clear();
         for (t, track) in self.tracks.iter().enumerate() {
-            if track.evidence != Evidence::Coasting {
+            if track.evidence != Evidence::Coasting || track.motion.ended {
                 continue;
             }
             let predicted = track.motion.predicted();
@@ -236,7 +256,7 @@ impl Tracker {
                 let overlap = predicted
                     .iou(&detection.rect)
                     .max(track.motion.seen.iou(&detection.rect));
-                if overlap >= self.settings.min_iou {
+                if overlap >= min_iou {
                     self.pairs.push((overlap, t, d));
                 }
             }
@@ -268,7 +288,9 @@ impl Tracker {
                 seen: detection.rect,
                 velocity: Point::default(),
                 unseen: Duration::ZERO,
+                age: Duration::ZERO,
                 confirmed,
+                ended: false,
             },
         });
         self.next_id += 1;
@@ -290,9 +312,11 @@ impl Tracker {
             } else {
                 settings.coast_tentative
             };
+            // A track that was there before this one lost its face follows another face, which passes before it.
             let doubled = || {
                 self.tracks.iter().any(|other| {
                     other.evidence == Evidence::Detected
+                        && other.motion.age < track.motion.unseen
                         && other.rect.iou(&track.motion.predicted()) >= SAME_FACE_IOU
                 })
             };
@@ -482,6 +506,51 @@ mod tests {
             assert!(rect.area() > before, "grows");
             before = rect.area();
         }
+    }
+
+    #[test]
+    fn a_face_that_another_passes_before_stays_covered() {
+        let mut tracker = tracker();
+        let behind = detection(200.0, 0.0, 40.0, 0.9);
+        let mut covered = true;
+        for index in 0..30 {
+            let passing = detection(100.0 + 8.0 * index as f32, 0.0, 40.0, 0.9);
+            let hidden = passing.rect.iou(&behind.rect) > 0.0;
+            let found = if hidden {
+                vec![passing]
+            } else {
+                vec![passing, behind]
+            };
+            tracker.update(frame(index), &found);
+            let middle = behind.rect.center();
+            covered &= tracker.tracks().iter().any(|track| track.rect.contains(middle));
+        }
+        assert!(covered);
+    }
+
+    #[test]
+    fn an_unsure_box_beside_a_face_does_not_draw_its_track_away() {
+        let mut tracker = tracker();
+        let face = detection(0.0, 0.0, 40.0, 0.9);
+        tracker.update(frame(0), &[face]);
+        tracker.update(frame(1), &[detection(18.0, 0.0, 40.0, 0.25)]);
+        assert!(
+            tracker
+                .tracks()
+                .iter()
+                .any(|track| holds(&track.rect, &face.rect))
+        );
+    }
+
+    #[test]
+    fn after_a_cut_a_face_in_the_same_place_is_another_face() {
+        let mut tracker = tracker();
+        tracker.update(frame(0), &[detection(0.0, 0.0, 40.0, 0.9)]);
+        let before = tracker.tracks()[0].id;
+        tracker.scene_changed();
+        tracker.update(frame(1), &[detection(0.0, 0.0, 40.0, 0.9)]);
+        let ids: Vec<_> = tracker.tracks().iter().map(|track| track.id).collect();
+        assert!(!ids.contains(&before) && ids.len() == 1, "{ids:?}");
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub enum Fault {
     /// Gives fewer results than asked for.
     WrongShape,
     Panic,
-    /// Answers, but badly: landmarks upside down, a mask with holes.
+    /// Answers, but badly: landmarks upside down, a mask through which the face shows.
     Poor,
     /// Landmarks of a head turned away.
     Turned,
@@ -323,7 +323,8 @@ fn generate(inputs: &[&Tensor], outputs: &mut [Tensor], fault: Fault) {
     for (to, from) in image.data_mut().iter_mut().zip(inputs[0].data()) {
         *to = -from;
     }
-    mask.data_mut().fill(if fault == Fault::Poor { 0.1 } else { 0.9 });
+    mask.data_mut()
+        .fill(if fault == Fault::Poor { 0.6 } else { 0.95 });
 }
 
 /// The two halves of a pipeline that fails as `faults` says.

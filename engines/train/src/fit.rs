@@ -1,8 +1,7 @@
 //! The training loop.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +17,7 @@ use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::Field;
+use crate::curve::{self, Curve};
 use crate::data::{Batch, Faces};
 use crate::losses;
 use crate::network::{Discriminator, Generator};
@@ -88,7 +88,8 @@ pub fn fit(options: &Options) -> Result<()> {
     }
     fs::create_dir_all(options.run.join("sheets"))?;
     fs::write(options.run.join("preset.toml"), toml::to_string(&trainer.preset)?)?;
-    let mut curve = Curve::open(&options.run.join("curve.csv"), trainer.step)?;
+    let (csv, png) = (options.run.join("curve.csv"), options.run.join("curve.png"));
+    let mut curve = Curve::open(&csv, trainer.step)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -119,6 +120,7 @@ pub fn fit(options: &Options) -> Result<()> {
         }
         if step.is_multiple_of(options.sheet) {
             trainer.draw(&options.run.join("sheets").join(format!("{step:07}.png")))?;
+            curve::draw(&csv, &png)?;
         }
         if step.is_multiple_of(options.keep) {
             trainer.export(&options.run.join(format!("generator-{step:07}.safetensors")))?;
@@ -130,6 +132,7 @@ pub fn fit(options: &Options) -> Result<()> {
     }
     trainer.save(&checkpoint)?;
     trainer.export(&options.run.join("generator.safetensors"))?;
+    curve::draw(&csv, &png)?;
     bar.finish();
     println!(
         "step {}: checkpoint written to {}",
@@ -567,86 +570,6 @@ impl Trainer {
     }
 }
 
-/// The losses as a CSV file: means over the steps since the last row.
-struct Curve {
-    file: File,
-    /// The last header in the file: a resumed run may have other losses.
-    header: String,
-    sums: Vec<(&'static str, f64)>,
-    count: u64,
-}
-
-impl Curve {
-    /// Opens the file to append after `step`; rows after it, from before an interruption, are dropped.
-    fn open(path: &Path, step: u64) -> Result<Self> {
-        let known = fs::read_to_string(path).unwrap_or_default();
-        let before = |row: &&str| {
-            row.split(',')
-                .next()
-                .and_then(|s| s.parse().ok())
-                .is_none_or(|s: u64| s <= step)
-        };
-        let kept: Vec<_> = known.lines().filter(before).collect();
-        let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        for row in &kept {
-            writeln!(file, "{row}")?;
-        }
-        Ok(Self {
-            file,
-            header: kept
-                .iter()
-                .rfind(|row| row.starts_with("step"))
-                .map_or_else(String::new, |row| (*row).into()),
-            sums: Vec::new(),
-            count: 0,
-        })
-    }
-
-    fn add(&mut self, terms: &Terms) -> Result<()> {
-        if self.sums.is_empty() {
-            self.sums = terms.iter().map(|(name, _)| (*name, 0.0)).collect();
-        }
-        for ((_, sum), (_, term)) in self.sums.iter_mut().zip(terms) {
-            *sum += term.double_value(&[]);
-        }
-        self.count += 1;
-        Ok(())
-    }
-
-    fn write(&mut self, step: u64, samples: u64, elapsed: Duration) -> Result<String> {
-        let names: Vec<_> = self.sums.iter().map(|(name, _)| *name).collect();
-        let header = format!("step,samples,seconds,{}", names.join(","));
-        if self.header != header {
-            writeln!(self.file, "{header}")?;
-            self.header = header;
-        }
-        let means: Vec<_> = self
-            .sums
-            .iter()
-            .map(|(name, sum)| (*name, sum / self.count as f64))
-            .collect();
-        let values: Vec<_> = means.iter().map(|(_, mean)| format!("{mean:.5}")).collect();
-        writeln!(
-            self.file,
-            "{step},{samples},{:.0},{}",
-            elapsed.as_secs_f64(),
-            values.join(",")
-        )?;
-        self.file.flush()?;
-        self.sums.clear();
-        self.count = 0;
-        let shown: Vec<_> = means
-            .iter()
-            .map(|(name, mean)| format!("{name} {mean:.4}"))
-            .collect();
-        Ok(format!(
-            "step {step} {:.0} s {}",
-            elapsed.as_secs_f64(),
-            shown.join(" ")
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -746,6 +669,7 @@ mod tests {
 
     #[test]
     fn fifty_steps_lower_the_loss() {
+        let _turn = crate::take_turn();
         let folder = tempfile::tempdir().unwrap();
         let mut trainer = trainer(folder.path());
         let losses: Vec<f64> = (0..50)
@@ -758,6 +682,7 @@ mod tests {
 
     #[test]
     fn a_resumed_run_repeats_the_uninterrupted_one() {
+        let _turn = crate::take_turn();
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = folder.path().join("checkpoint.safetensors");
         let mut whole = trainer(folder.path());
@@ -776,17 +701,5 @@ mod tests {
             assert_eq!(name, other);
             assert!(a.equal(b), "{name} differs");
         }
-    }
-
-    #[test]
-    fn the_curve_forgets_rows_after_the_checkpoint() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("curve.csv");
-        fs::write(&path, "step,loss\n50,1.0\n100,0.5\n").unwrap();
-        let mut curve = Curve::open(&path, 60).unwrap();
-        curve.add(&vec![("other", Tensor::from(2.0f32))]).unwrap();
-        curve.write(100, 400, Duration::ZERO).unwrap();
-        let wanted = "step,loss\n50,1.0\nstep,samples,seconds,other\n100,400,0,2.00000\n";
-        assert_eq!(fs::read_to_string(&path).unwrap(), wanted);
     }
 }

@@ -325,6 +325,7 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_differences() {
+        let _turn = crate::take_turn();
         tch::manual_seed(3);
         let options = (Kind::Float, Device::Cpu);
         let source = Tensor::randn([2, 3, 16, 16], options) * 0.5;

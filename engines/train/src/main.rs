@@ -2,6 +2,7 @@
 //! Video*. `docs/training.md` is the manual.
 
 mod augment;
+mod curve;
 mod data;
 mod evaluate;
 mod export;
@@ -50,6 +51,8 @@ enum Command {
     Fit(fit::Options),
     /// Measure how well a generator de-identifies, on pictures and clips
     Evaluate(evaluate::Options),
+    /// Measure what an attacker gains who trains on a generator's outputs
+    Attack(evaluate::attack::Options),
     /// Write trained weights as the files that the product loads
     Export(export::Options),
     /// Draw the same faces replaced by several weights, one row each
@@ -78,7 +81,15 @@ fn main() -> Result<()> {
         }
         Command::Fit(options) => fit::fit(&options),
         Command::Evaluate(options) => evaluate::evaluate(&options),
+        Command::Attack(options) => evaluate::attack::attack(&options),
         Command::Export(options) => export::export(&options),
         Command::Compare(options) => sheet::compare(&options),
     }
+}
+
+/// Waits until no other test draws from libtorch's random generator: there is one for all threads.
+#[cfg(test)]
+fn take_turn() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -332,6 +332,7 @@ mod tests {
 
     #[test]
     fn shapes_and_parameter_counts() {
+        let _turn = crate::take_turn();
         let cases = [
             Case {
                 size: EDGE128,
@@ -357,6 +358,7 @@ mod tests {
 
     #[test]
     fn the_discriminator_judges_patches() {
+        let _turn = crate::take_turn();
         let store = VarStore::new(Device::Cpu);
         let discriminator = Discriminator::new(&store.root());
         let image = Tensor::zeros([1, 3, 128, 128], (Kind::Float, Device::Cpu));

@@ -1,6 +1,9 @@
 //! How well a generator de-identifies, measured along the product's own path.
 
+pub mod attack;
+mod groups;
 mod judge;
+mod looks;
 mod metrics;
 mod product;
 
@@ -14,18 +17,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use engines::cpu::Runtime;
 use indicatif::ProgressIterator;
-use kernels::{Color, Hull, Landmarks, Matrix, Point, Range};
+use kernels::{Color, Landmarks, Matrix, Range};
 use serde::Serialize;
 
 use crate::data::person_of;
+use groups::Group;
 use judge::Judge;
-use metrics::{Region, Summary};
+use looks::{Look, Looks};
+use metrics::Summary;
 use product::{Face, Picture, Product, Replaced};
 
 /// What to evaluate, and on what.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Data directory: eval/pairs.tsv, eval/lfw and video
+    /// Data directory: eval/pairs.tsv, eval/lfw, eval/distractors_utk and video
     #[arg(long)]
     pub data: PathBuf,
     /// The generator's weights (safetensors)
@@ -46,6 +51,9 @@ pub struct Options {
     /// Persons in the gallery [default: all]
     #[arg(long)]
     pub gallery: Option<usize>,
+    /// Pictures of eval/distractors_utk for the numbers by group; 0 leaves them out
+    #[arg(long, default_value_t = 300)]
+    pub labelled: usize,
     /// Frames of each clip; 0 leaves the clips out
     #[arg(long, default_value_t = 75)]
     pub frames: usize,
@@ -72,6 +80,7 @@ struct Report {
     gallery: usize,
     recognizers: Vec<Recognition>,
     looks: BTreeMap<&'static str, Looks>,
+    groups: Vec<Group>,
     clips: Vec<Clip>,
 }
 
@@ -97,22 +106,6 @@ struct Verification {
     median_rank_share: Option<f64>,
     /// Likeness of the probe and the picture that it was made of (outputs), or of the pair (originals).
     likeness: Option<Summary>,
-}
-
-/// How outputs look beside their originals.
-#[derive(Debug, Default, Serialize)]
-struct Looks {
-    faces: usize,
-    found_again: Option<f64>,
-    landmark_error: Option<Summary>,
-    mouth_correlation: Option<f64>,
-    eye_correlation: Option<f64>,
-    sharpness: Option<Summary>,
-    /// Of the crop put back unchanged: the most that this path allows a generator that copies.
-    sharpness_of_path: Option<Summary>,
-    similarity: Option<Summary>,
-    rgb_difference: Option<Summary>,
-    mask_coverage: Option<Summary>,
 }
 
 /// One clip.
@@ -150,6 +143,7 @@ pub fn evaluate(options: &Options) -> Result<()> {
         gallery: set.gallery.len(),
         recognizers: Vec::new(),
         looks: BTreeMap::new(),
+        groups: Vec::new(),
         clips: Vec::new(),
     };
     for (protocol, name) in [(Protocol::OtherPicture, "other"), (Protocol::SamePicture, "same")] {
@@ -160,6 +154,14 @@ pub fn evaluate(options: &Options) -> Result<()> {
             &options.out.join(format!("faces-{name}.png")),
             &sheet,
             product.side(),
+        )?;
+    }
+    if options.labelled > 0 {
+        report.groups = groups::measure(
+            &options.data.join("eval/distractors_utk"),
+            options.labelled,
+            &mut product,
+            &mut judges,
         )?;
     }
     if options.frames > 0 {
@@ -193,8 +195,13 @@ fn pairs(data: &Path, limit: Option<usize>) -> Result<Vec<[String; 2]>> {
         }
     }
     ensure!(!pairs.is_empty(), "{} lists no genuine pair", path.display());
-    let stride = limit.map_or(1, |limit| pairs.len().div_ceil(limit.max(1)));
-    Ok(pairs.into_iter().step_by(stride).collect())
+    Ok(limited(pairs, limit))
+}
+
+/// At most `limit` of a list, spread evenly over it.
+fn limited<T>(all: Vec<T>, limit: Option<usize>) -> Vec<T> {
+    let stride = limit.map_or(1, |limit| all.len().div_ceil(limit.max(1)).max(1));
+    all.into_iter().step_by(stride).collect()
 }
 
 /// An original picture as everybody sees it.
@@ -231,8 +238,7 @@ impl Set {
                 persons.insert(person.clone(), format!("eval/lfw/{person}/{first}"));
             }
         }
-        let stride = gallery.map_or(1, |limit| persons.len().div_ceil(limit.max(1)));
-        let gallery: Vec<_> = persons.into_values().step_by(stride).collect();
+        let gallery = limited(persons.into_values().collect(), gallery);
         let wanted: BTreeSet<&String> = pairs.iter().flatten().chain(&gallery).collect();
         let mut originals = HashMap::new();
         for name in wanted.into_iter().progress() {
@@ -265,7 +271,7 @@ impl Set {
         product: &mut Product,
         judges: &mut [Judge],
     ) -> Result<(Vec<Recognition>, Looks, Vec<Replaced>)> {
-        let mut measured = Measured::default();
+        let mut looks = Vec::new();
         let mut probes: Vec<(&str, &str, Vec<Vec<f32>>)> = Vec::new();
         let mut sheet = Vec::new();
         let stride = pairs.len().div_ceil(SHEET);
@@ -278,7 +284,7 @@ impl Set {
                 Protocol::OtherPicture => other.face.embedding,
             };
             let mut replaced = product.replace(&mut original.picture.clone(), &original.face, &target)?;
-            measured.add(original, &mut replaced, product)?;
+            looks.push(Look::measure(&original.face, &mut replaced, product)?);
             let descriptors = describe(&mut replaced.picture, &original.face.landmarks, product, judges)?;
             probes.push((a, b, descriptors));
             if index % stride == 0 {
@@ -290,7 +296,7 @@ impl Set {
             .enumerate()
             .map(|(index, judge)| self.recognize(index, judge, protocol, &probes))
             .collect();
-        Ok((recognitions, measured.summary(), sheet))
+        Ok((recognitions, Looks::of(&looks), sheet))
     }
 
     /// One judge's verdict on all probes: `(picture, other picture of the person, descriptors of the output)`.
@@ -367,95 +373,6 @@ fn describe(
     judges
         .iter_mut()
         .map(|judge| judge.describe(&mut product.place, &frame, landmarks))
-        .collect()
-}
-
-/// What is measured face by face.
-#[derive(Default)]
-struct Measured {
-    faces: usize,
-    found_again: usize,
-    landmark_error: Vec<f64>,
-    mouths: Vec<(f64, f64)>,
-    eyes: Vec<(f64, f64)>,
-    sharpness: Vec<f64>,
-    sharpness_of_path: Vec<f64>,
-    similarity: Vec<f64>,
-    rgb_difference: Vec<f64>,
-    mask_coverage: Vec<f64>,
-}
-
-impl Measured {
-    fn add(&mut self, original: &Original, replaced: &mut Replaced, product: &mut Product) -> Result<()> {
-        let face = &original.face;
-        self.faces += 1;
-        self.found_again += usize::from(product.found_again(&mut replaced.picture, face.region)?);
-        let landmarks = product.locate(&mut replaced.picture, face.region)?;
-        self.landmark_error
-            .push(metrics::landmark_error(&face.landmarks, &landmarks));
-        self.mouths.push((
-            metrics::mouth_opening(&face.landmarks),
-            metrics::mouth_opening(&landmarks),
-        ));
-        self.eyes.push((
-            metrics::eye_opening(&face.landmarks),
-            metrics::eye_opening(&landmarks),
-        ));
-
-        let side = product.side();
-        let hull = Hull::of(&face.landmarks.map(|point| face.align.apply(point)));
-        let center = |i: usize| (i as f32 + 0.5) / side as f32;
-        let inside: Vec<bool> = (0..side * side)
-            .map(|i| hull.contains(Point::new(center(i % side), center(i / side))))
-            .collect();
-        let [before, _, after] = &replaced.crops;
-        let luma = [luma(before), luma(after), luma(&replaced.unchanged)];
-        let region = |i: usize| Region {
-            luma: &luma[i],
-            inside: &inside,
-            side,
-        };
-        let sharpness = [0, 1, 2].map(|i| metrics::sharpness(region(i)));
-        if let [Some(before), Some(after), Some(unchanged)] = sharpness {
-            self.sharpness.push(after / before);
-            self.sharpness_of_path.push(unchanged / before);
-        }
-        self.similarity.extend(metrics::similarity(region(0), region(1)));
-        let within = |values: &mut dyn Iterator<Item = f32>| -> Option<f64> {
-            let kept: Vec<f64> = values
-                .zip(inside.iter().cycle())
-                .filter(|(_, inside)| **inside)
-                .map(|(v, _)| f64::from(v))
-                .collect();
-            metrics::mean(&kept)
-        };
-        self.rgb_difference
-            .extend(within(&mut before.iter().zip(after).map(|(a, b)| (a - b).abs())));
-        self.mask_coverage
-            .extend(within(&mut replaced.mask.iter().copied()));
-        Ok(())
-    }
-
-    fn summary(&self) -> Looks {
-        Looks {
-            faces: self.faces,
-            found_again: (self.faces > 0).then(|| self.found_again as f64 / self.faces as f64),
-            landmark_error: Summary::of(&self.landmark_error),
-            mouth_correlation: metrics::correlation(&self.mouths),
-            eye_correlation: metrics::correlation(&self.eyes),
-            sharpness: Summary::of(&self.sharpness),
-            sharpness_of_path: Summary::of(&self.sharpness_of_path),
-            similarity: Summary::of(&self.similarity),
-            rgb_difference: Summary::of(&self.rgb_difference),
-            mask_coverage: Summary::of(&self.mask_coverage),
-        }
-    }
-}
-
-fn luma(crop: &[f32]) -> Vec<f32> {
-    let area = crop.len() / 3;
-    (0..area)
-        .map(|i| 0.299 * crop[i] + 0.587 * crop[area + i] + 0.114 * crop[2 * area + i])
         .collect()
 }
 
@@ -603,13 +520,67 @@ fn decode(path: &Path, frames: usize) -> Result<Vec<Picture>> {
     Ok(pictures)
 }
 
+fn percent(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{:.2} %", 100.0 * value))
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{value:.3}"))
+}
+
+fn median(summary: &Option<Summary>) -> Option<f64> {
+    summary.map(|summary| summary.median)
+}
+
 impl Report {
+    fn write_groups(&self, text: &mut String) -> Result<()> {
+        writeln!(
+            text,
+            "\n## By group (UTKFace's labels, target the same picture; medians)\n"
+        )?;
+        write!(
+            text,
+            "| group | pictures | with a face | found again | landmark NME | p95 | sharpness ratio | RGB difference of 255 | mask coverage |"
+        )?;
+        let judges: Vec<&String> = self.groups[0].likeness.keys().collect();
+        for judge in &judges {
+            write!(text, " likeness to its original, {judge} |")?;
+        }
+        writeln!(
+            text,
+            "\n|---|---|---|---|---|---|---|---|---|{}",
+            "---|".repeat(judges.len())
+        )?;
+        for group in &self.groups {
+            let looks = &group.looks;
+            write!(
+                text,
+                "| {}: {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                group.label,
+                group.value,
+                group.pictures,
+                looks.faces,
+                percent(looks.found_again),
+                percent(median(&looks.landmark_error)),
+                percent(looks.landmark_error.map(|error| error.p95)),
+                number(median(&looks.sharpness)),
+                number(median(&looks.rgb_difference)),
+                number(median(&looks.mask_coverage)),
+            )?;
+            for judge in &judges {
+                write!(
+                    text,
+                    " {} |",
+                    number(group.likeness.get(*judge).map(|summary| summary.median))
+                )?;
+            }
+            writeln!(text)?;
+        }
+        Ok(())
+    }
+
     fn markdown(&self) -> Result<String> {
         let mut text = String::new();
-        let percent =
-            |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.2} %", 100.0 * value));
-        let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
-        let median = |summary: &Option<Summary>| summary.map(|summary| summary.median);
         writeln!(text, "# Evaluation of {}\n", self.weights)?;
         writeln!(
             text,
@@ -665,6 +636,9 @@ impl Report {
                 number(median(&looks.mask_coverage)),
                 number(looks.mask_coverage.map(|coverage| coverage.p5)),
             )?;
+        }
+        if !self.groups.is_empty() {
+            self.write_groups(&mut text)?;
         }
         if !self.clips.is_empty() {
             writeln!(

@@ -7,6 +7,7 @@ use engines::cpu::Runtime;
 use engines::models::{Network, Store};
 use engines::onnx::generator::{Sizes, Weights, generator};
 use engines::{Detection, Detector, Embedder, Embedding, Generator, InputSize, Landmarker};
+use image::RgbImage;
 use kernels::cpu::{Cpu, Tensor};
 use kernels::{
     Color, Frame, Hull, Kernels, Landmarks, MEAN_FACE, Matrix, Placement, Plane, Planes, Range, Rect,
@@ -52,14 +53,20 @@ impl Picture {
         width * height + 2 * width.div_ceil(2) * height.div_ceil(2)
     }
 
-    /// Reads a picture file: full-range BT.601, as JPEG is.
+    /// Reads a picture file.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let rgb = image::open(path)
-            .with_context(|| format!("cannot read picture {}", path.display()))?
-            .to_rgb8();
+        let rgb = image::open(path).with_context(|| format!("cannot read picture {}", path.display()))?;
+        Self::of(&rgb.to_rgb8())
+    }
+
+    /// Takes an RGB picture: full-range BT.601, as JPEG is.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn of(rgb: &RgbImage) -> Result<Self> {
         let (width, height) = (rgb.width() as usize, rgb.height() as usize);
         let mut bytes = Vec::with_capacity(Self::len(width, height));
         let plane = |parts: [f32; 3], offset: f32, pixel: [f32; 3]| {
