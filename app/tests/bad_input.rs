@@ -5,13 +5,38 @@ mod clip;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstreamer as gst;
 
 use clip::{assert_done, assert_refused, decode, launch, mp4, persona, run, verdict};
+
+/// A run in the background, ended with the test.
+struct Background(Child);
+
+impl Background {
+    fn start(arguments: &[&str], errors: Stdio) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_persona"));
+        Self(
+            command
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(errors)
+                .spawn()
+                .unwrap(),
+        )
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 #[test]
 fn files_that_are_no_video_are_refused() {
@@ -283,23 +308,14 @@ fn a_camera_that_disappears_leaves_a_playable_file() {
         .unwrap()
         .port();
     let address = format!("rtsp://127.0.0.1:{port}/hall");
-    let start = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_persona"));
-        command
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let mut camera = start(&["run", "--input", "test", "--output", &address]);
+    let camera = Background::start(&["run", "--input", "test", "--output", &address], Stdio::null());
     let until = Instant::now() + Duration::from_secs(30);
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(Instant::now() < until, "the camera does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
     let to = dir.path().join("out.mp4");
-    let mut recorder = start(&[
+    let arguments = [
         "run",
         "--input",
         &address,
@@ -307,18 +323,20 @@ fn a_camera_that_disappears_leaves_a_playable_file() {
         to.to_str().unwrap(),
         "--timeout",
         "3",
-    ]);
+    ];
+    let mut recorder = Background::start(&arguments, Stdio::piped());
     let part = format!("{}.part", to.display());
     let until = Instant::now() + Duration::from_secs(60);
     while std::fs::metadata(Path::new(&part)).map_or(0, |metadata| metadata.len()) < 50_000 {
-        assert!(recorder.try_wait().unwrap().is_none(), "the recorder has ended");
+        assert!(recorder.0.try_wait().unwrap().is_none(), "the recorder has ended");
         assert!(Instant::now() < until, "nothing is recorded");
         std::thread::sleep(Duration::from_millis(50));
     }
-    camera.kill().unwrap();
-    camera.wait().unwrap();
-    let (status, sentence) = verdict(&recorder.wait_with_output().unwrap());
-    assert_eq!(status, 1, "{sentence}");
+    drop(camera);
+    let mut sentence = String::new();
+    let mut errors = recorder.0.stderr.take().unwrap();
+    errors.read_to_string(&mut sentence).unwrap();
+    assert_eq!(recorder.0.wait().unwrap().code(), Some(1), "{sentence}");
     assert!(sentence.contains(&address), "{sentence}");
     assert!(decode(&to).frames.len() > 5);
 }

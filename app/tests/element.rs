@@ -23,6 +23,12 @@ struct Bench {
 
 impl Bench {
     fn new(properties: &str) -> Self {
+        let bench = Self::stopped(properties);
+        bench.pipeline.set_state(gst::State::Playing).unwrap();
+        bench
+    }
+
+    fn stopped(properties: &str) -> Self {
         clip::init();
         let pipeline = gst::parse::launch(&format!(
             "appsrc name=source format=time block=true max-buffers=1 ! persona name=persona {properties} ! \
@@ -32,14 +38,12 @@ impl Bench {
         .downcast::<gst::Pipeline>()
         .unwrap();
         let by_name = |name| pipeline.by_name(name).unwrap();
-        let bench = Self {
+        Self {
             source: by_name("source").downcast().unwrap(),
             persona: by_name("persona"),
             sink: by_name("sink").downcast().unwrap(),
             pipeline,
-        };
-        bench.pipeline.set_state(gst::State::Playing).unwrap();
-        bench
+        }
     }
 
     fn set_caps(&self, format: gst_video::VideoFormat, width: u32, height: u32) -> gst_video::VideoInfo {
@@ -196,32 +200,58 @@ fn only_pictures_and_their_timing_pass() {
 }
 
 #[test]
-fn held_frames_leave_before_a_gap_new_caps_and_the_end() {
+fn gaps_and_requests_for_key_frames_leave_the_look_ahead_alone() {
+    let bench = Bench::new("look-ahead=3");
+    let events = bench.record();
+    let info = bench.set_caps(gst_video::VideoFormat::I420, 64, 64);
+    let source_pad = bench.source.static_pad("src").unwrap();
+    for number in 0..3 {
+        bench.source.push_buffer(buffer(&info, number * SECOND)).unwrap();
+        // Let the frame arrive, so that the events come after it.
+        while bench.source.current_level_buffers() > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let gap = gst::event::Gap::builder(number * SECOND + SECOND / 2).build();
+        let key_frame = gst_video::DownstreamForceKeyUnitEvent::builder().build();
+        assert!(source_pad.push_event(gap) && source_pad.push_event(key_frame));
+    }
+    assert!(
+        bench.sink.try_pull_sample(SECOND / 2).is_none(),
+        "look-ahead of 3 holds three frames"
+    );
+    {
+        let events = events.lock().unwrap();
+        let count = |wanted: fn(&gst::Event) -> bool| events.iter().filter(|event| wanted(event)).count();
+        assert_eq!(count(|event| event.type_() == gst::EventType::Gap), 0);
+        assert_eq!(count(|event| gst_video::ForceKeyUnitEvent::is(event)), 3);
+    }
+    bench.source.push_buffer(buffer(&info, 3 * SECOND)).unwrap();
+    assert_eq!(bench.pull().buffer().unwrap().pts(), Some(gst::ClockTime::ZERO));
+}
+
+#[test]
+fn held_frames_leave_before_new_caps_and_the_end() {
     let bench = Bench::new("look-ahead=3");
     let info = bench.set_caps(gst_video::VideoFormat::I420, 64, 64);
     for number in 0..2 {
         bench.source.push_buffer(buffer(&info, number * SECOND)).unwrap();
     }
-    assert!(
-        bench.sink.try_pull_sample(SECOND / 2).is_none(),
-        "look-ahead of 3 holds two frames"
-    );
-    // From the source's own thread, as every event that waits for buffers.
-    let source_pad = bench.source.static_pad("src").unwrap();
-    source_pad.push_event(gst::event::Gap::builder(2 * SECOND).duration(SECOND).build());
-    assert_eq!(bench.pull().buffer().unwrap().pts(), Some(gst::ClockTime::ZERO));
-    assert_eq!(bench.pull().buffer().unwrap().pts(), Some(SECOND));
-
-    bench.source.push_buffer(buffer(&info, 3 * SECOND)).unwrap();
     let info = bench.set_caps(gst_video::VideoFormat::Nv12, 33, 17);
-    bench.source.push_buffer(buffer(&info, 4 * SECOND)).unwrap();
+    bench.source.push_buffer(buffer(&info, 2 * SECOND)).unwrap();
     bench.source.end_of_stream().unwrap();
-    let rest: Vec<_> = bench
+    let frames: Vec<_> = bench
         .pull_all()
         .iter()
         .map(|frame| (frame.size, frame.time))
         .collect();
-    assert_eq!(rest, [((64, 64), 3 * SECOND), ((33, 17), 4 * SECOND)]);
+    assert_eq!(
+        frames,
+        [
+            ((64, 64), gst::ClockTime::ZERO),
+            ((64, 64), SECOND),
+            ((33, 17), 2 * SECOND)
+        ]
+    );
 }
 
 #[test]
@@ -274,6 +304,68 @@ fn a_stricter_policy_covers_and_asks_for_a_key_frame() {
         (stats.get::<u64>("frames"), stats.get::<u64>("frames-covered")),
         (Ok(2), Ok(1))
     );
+}
+
+#[test]
+fn a_policy_set_while_the_networks_load_holds() {
+    let bench = Bench::stopped("look-ahead=0");
+    let pipeline = bench.pipeline.clone();
+    let start = std::thread::spawn(move || pipeline.set_state(gst::State::Playing).map(drop));
+    // From here on the element is on its way to PAUSED, and loads.
+    while bench.persona.pending_state() == gst::State::VoidPending && !start.is_finished() {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    bench.persona.set_property_from_str("policy", "shutter");
+    start.join().unwrap().unwrap();
+    let info = bench.set_caps(gst_video::VideoFormat::Nv12, 128, 96);
+    bench
+        .source
+        .push_buffer(buffer(&info, gst::ClockTime::ZERO))
+        .unwrap();
+    assert!(
+        clip::frame(&bench.pull()).contrast < 20.0,
+        "the pattern is covered"
+    );
+}
+
+#[test]
+fn a_shared_frame_that_cannot_be_copied_is_dropped() {
+    let bench = Bench::new("look-ahead=0");
+    let info = bench.set_caps(gst_video::VideoFormat::I420, 64, 64);
+    let short = gst::Buffer::with_size(info.size() / 2).unwrap();
+    bench.source.push_buffer(short.clone()).unwrap();
+    bench.source.push_buffer(buffer(&info, SECOND)).unwrap();
+    assert_eq!(bench.pull().buffer().unwrap().pts(), Some(SECOND));
+    let stats: gst::Structure = bench.persona.property("stats");
+    assert_eq!(
+        (stats.get::<u64>("frames"), stats.get::<u64>("dropped")),
+        (Ok(1), Ok(1))
+    );
+}
+
+#[test]
+fn as_many_buffers_are_announced_as_downstream_and_the_element_hold() {
+    let bench = Bench::new("look-ahead=3");
+    let info = bench.set_caps(gst_video::VideoFormat::I420, 64, 64);
+    let caps = info.to_caps().unwrap();
+    let announced = || {
+        let mut query = gst::query::Allocation::new(Some(&caps), true);
+        assert!(bench.pad("sink").query(&mut query));
+        query.allocation_pools().map(|(_, _, least, _)| least).next()
+    };
+    let own = announced().expect("a pool is offered");
+    bench.sink.static_pad("sink").unwrap().add_probe(
+        gst::PadProbeType::QUERY_DOWNSTREAM,
+        |_, info| match info.query_mut().map(|query| query.view_mut()) {
+            Some(gst::QueryViewMut::Allocation(query)) => {
+                query.add_allocation_pool(None::<&gst::BufferPool>, 0, 7, 0);
+                gst::PadProbeReturn::Handled
+            }
+            _ => gst::PadProbeReturn::Ok,
+        },
+    );
+    assert_eq!(announced(), Some(own + 7));
 }
 
 #[test]

@@ -122,14 +122,20 @@ fn a_variable_frame_rate_survives() {
 fn metadata_and_sound_stay_behind() {
     clip::init();
     let dir = tempfile::tempdir().unwrap();
-    for (muxer, name) in [("mp4mux", "in.mp4"), ("matroskamux", "in.mkv")] {
+    // FLAC and Vorbis carry tags in their own headers too.
+    for (muxer, sound, name) in [
+        ("mp4mux", "opusenc", "in.mp4"),
+        ("matroskamux", "opusenc", "in.mkv"),
+        ("matroskamux", "flacenc", "flac.mkv"),
+        ("matroskamux", "vorbisenc", "vorbis.mkv"),
+    ] {
         let from = dir.path().join(name);
         launch(&format!(
             "{muxer} name=mux ! filesink location={} \
              videotestsrc num-buffers=50 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! \
              taginject tags=\"title={SECRET},artist={SECRET},comment={SECRET},description={SECRET},\
              geo-location-name={SECRET},keywords={SECRET}\" ! x264enc speed-preset=ultrafast ! mux. \
-             audiotestsrc num-buffers=80 ! taginject tags=\"title={SECRET},performer={SECRET}\" ! opusenc ! mux.",
+             audiotestsrc num-buffers=80 ! taginject tags=\"title={SECRET},performer={SECRET}\" ! {sound} ! mux.",
             from.display()
         ));
         assert!(holds(&from, SECRET), "{name}: the input holds no secret");
@@ -278,6 +284,23 @@ fn nothing_is_destroyed_unasked() {
 
     let (status, sentence) = verdict(&run(&from, &other, &[]));
     assert!(status == 2 && sentence.contains("--overwrite"), "{sentence}");
+    // What a run writes until it ends is a file of its own.
+    let part = dir.path().join("out.mp4.part");
+    std::fs::copy(&from, &part).unwrap();
+    let to = dir.path().join("out.mp4");
+    let (status, sentence) = verdict(&run(&part, &to, &["--overwrite"]));
+    assert!(
+        status == 2 && sentence.contains("never overwritten"),
+        "{sentence}"
+    );
+    let (status, sentence) = verdict(&run(&from, &to, &[]));
+    assert!(
+        status == 2 && sentence.contains("out.mp4.part") && sentence.contains("--overwrite"),
+        "{sentence}"
+    );
+    assert_eq!(std::fs::read(&part).unwrap(), bytes);
+    assert_done(&run(&from, &to, &["--overwrite"]));
+    assert!(to.exists() && !part.exists());
     // A run that cannot start leaves the older file alone, even when it might have replaced it.
     let broken = dir.path().join("broken.mp4");
     std::fs::write(&broken, "no video").unwrap();

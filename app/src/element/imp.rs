@@ -171,8 +171,10 @@ impl Persona {
         let sink = move |frame| shared.pushed(push(&srcpad, &shared, frame));
         let threads = Threads::start(detect, anonymize, &settings.pipeline, sink)
             .map_err(|error| gst::error_msg!(gst::LibraryError::Init, ("{error}")))?;
-        threads.set_policy(settings.policy.into());
-        *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(threads));
+        let threads = Arc::new(threads);
+        *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Some(threads.clone());
+        // Not from the copy: the policy may have changed while the networks were loading.
+        threads.set_policy(lock(&self.settings).policy.into());
         gst::info!(
             CAT,
             imp = self,
@@ -185,7 +187,10 @@ impl Persona {
     fn sink_chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let threads = self.running().ok_or(gst::FlowError::Flushing)?;
         self.shared.flow()?;
-        let frame = self.raw_frame(buffer)?;
+        let Some(frame) = self.raw_frame(buffer)? else {
+            threads.stats().dropped();
+            return Ok(gst::FlowSuccess::Ok);
+        };
         threads.submit(frame).map_err(|_| gst::FlowError::Flushing)?;
         if threads.stats().is_faulty() && !self.shared.fault.swap(true, Ordering::Relaxed) {
             self.shared.key_frames.store(KEY_FRAMES, Ordering::Release);
@@ -198,8 +203,9 @@ impl Persona {
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// The frame as the pipeline takes it: its time, and memory that nobody else holds.
-    fn raw_frame(&self, buffer: gst::Buffer) -> Result<RawFrame<VideoBuffer>, gst::FlowError> {
+    /// The frame as the pipeline takes it: its time, and memory that nobody else holds. `None` for a frame of which
+    /// there is no such memory.
+    fn raw_frame(&self, buffer: gst::Buffer) -> Result<Option<RawFrame<VideoBuffer>>, gst::FlowError> {
         let mut stream = lock(&self.stream);
         let layout = stream.layout.ok_or(gst::FlowError::NotNegotiated)?;
         let time = buffer.pts().unwrap_or(stream.time + stream.frame_duration());
@@ -207,7 +213,10 @@ impl Persona {
         let buffer = stream.own(buffer).inspect_err(|error| {
             gst::warning!(CAT, imp = self, "no buffer to copy a shared one into: {error}");
         })?;
-        Ok(RawFrame::new(VideoBuffer::new(buffer, layout), time.into()))
+        if buffer.is_none() {
+            gst::warning!(CAT, imp = self, "dropped a shared buffer that cannot be copied");
+        }
+        Ok(buffer.map(|buffer| RawFrame::new(VideoBuffer::new(buffer, layout), time.into())))
     }
 
     fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
@@ -232,6 +241,10 @@ impl Persona {
                 self.shared.pushed(Ok(gst::FlowSuccess::Ok));
                 return self.srcpad.push_event(event);
             }
+            // One comes for each lost RTP packet. It says nothing that an encoder needs, and nothing is held for it.
+            gst::EventView::Gap(_) => return true,
+            // May overtake held frames: a key frame that comes early does no harm, an emptied look-ahead does.
+            _ if gst_video::ForceKeyUnitEvent::is(&event) => (),
             _ if event.is_serialized() => self.drain(),
             _ => (),
         }
@@ -304,8 +317,8 @@ impl Persona {
         }
     }
 
-    /// Offers buffers that are nobody else's. Strides of their own are offered only when downstream can read them,
-    /// because the buffers pass through.
+    /// Offers buffers that are nobody else's, as many as the element and downstream hold. Strides of their own are
+    /// offered only when downstream can read them, because the buffers pass through.
     fn propose_allocation(&self, query: &mut gst::query::Allocation) -> bool {
         let (Some(caps), need_pool) = query.get_owned() else {
             return false;
@@ -317,7 +330,11 @@ impl Persona {
             return false;
         };
         let pool = need_pool.then(gst_video::VideoBufferPool::new);
-        let held = u32::try_from(lock(&self.settings).frames_held()).unwrap_or(u32::MAX);
+        let own = u32::try_from(lock(&self.settings).frames_held()).unwrap_or(u32::MAX);
+        let mut downstream = gst::query::Allocation::new(Some(&caps), false);
+        let answered = self.srcpad.peer_query(&mut downstream);
+        let wanted = downstream.allocation_pools().map(|(_, _, least, _)| least).max();
+        let held = own.saturating_add(wanted.unwrap_or(0));
         if let Some(pool) = &pool {
             let mut config = pool.config();
             config.set_params(Some(&caps), size, held, 0);
@@ -326,8 +343,7 @@ impl Persona {
             }
         }
         query.add_allocation_pool(pool.as_ref(), size, held, 0);
-        let mut downstream = gst::query::Allocation::new(Some(&caps), false);
-        if self.srcpad.peer_query(&mut downstream)
+        if answered
             && downstream
                 .find_allocation_meta::<gst_video::VideoMeta>()
                 .is_some()
@@ -385,20 +401,20 @@ impl Stream {
     }
 
     /// The buffer with nothing on it but its pixels and times, in memory that nobody else holds: the buffer itself
-    /// where that is so, else a pooled copy. A buffer that cannot be read comes back as it is; the pipeline drops it.
-    fn own(&self, mut buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
+    /// where that is so, else a pooled copy; `None` when it cannot be copied.
+    fn own(&self, mut buffer: gst::Buffer) -> Result<Option<gst::Buffer>, gst::FlowError> {
         let own = buffer
             .get_mut()
             .is_some_and(|buffer| buffer.is_all_memory_writable() && strip(buffer));
         if own {
-            return Ok(buffer);
+            return Ok(Some(buffer));
         }
         let (Some(info), Some(pool)) = (&self.info, &self.pool) else {
             return Err(gst::FlowError::NotNegotiated);
         };
         let mut copy = pool.acquire_buffer(None)?;
         let copied = copy.get_mut().is_some_and(|copy| copy_frame(&buffer, copy, info));
-        Ok(if copied { copy } else { buffer })
+        Ok(copied.then_some(copy))
     }
 
     /// Gives the pooled memory back.
@@ -665,7 +681,7 @@ impl ObjectImpl for Persona {
             "policy" => {
                 let policy = value.get().expect("GObject has checked the type");
                 let before = std::mem::replace(&mut settings.policy, policy);
-                drop(settings);
+                // Under the lock, so that of two calls the later one holds for the threads too.
                 self.set_policy(before, policy);
             }
             name => unreachable!("GObject knows no property {name}"),
@@ -777,10 +793,13 @@ impl ElementImpl for Persona {
         // The pads are inactive now: nothing comes in and nothing can leave.
         let stopped = transition == gst::StateChange::PausedToReady;
         if stopped || (transition == gst::StateChange::ReadyToPaused && success.is_err()) {
-            self.threads
+            let threads = self
+                .threads
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
+            // Waits for the threads, so not under the lock.
+            drop(threads);
             lock(&self.stream).release();
             *lock(&self.stream) = Stream::default();
             self.shared.reset();

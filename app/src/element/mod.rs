@@ -10,8 +10,9 @@
 //! * Caps are `video/x-raw`, I420 or NV12, the same on both pads. Pixels change in place: a buffer that somebody else
 //!   holds too (a decoder keeps its reference frames) is copied once into a pooled buffer, every other one never.
 //! * Buffers leave in order with their own time stamps, later by the look-ahead and the processing; the answer to the
-//!   latency query says by how much. Serialised events wait for the buffers before them; at the end of the stream, at
-//!   a gap and at new caps every held buffer leaves first.
+//!   latency query says by how much. Serialised events wait for the buffers before them; at the end of the stream and
+//!   at new caps every held buffer leaves first. Requests for a key frame do not wait, and gap events, one for each
+//!   lost RTP packet, are dropped: either would empty the look-ahead.
 //! * **Only pictures and their timing pass.** Tags, tables of contents and stream collections (titles, places, cover
 //!   pictures), every buffer meta but the video meta, and events of unknown kinds are dropped.
 //! * When less may be shown than before (another policy, a fault), the encoder is asked for a key frame, so that no

@@ -109,7 +109,8 @@ impl fmt::Display for Mount {
 }
 
 impl Output {
-    /// Finds an output that fits `input` and does not destroy anything unasked.
+    /// Finds an output that fits `input` and does not destroy anything unasked, nor does the file that is written until
+    /// the output is complete.
     ///
     /// # Errors
     /// [`Error::SameFile`], [`Error::Exists`], [`Error::Extension`], [`Error::Address`], [`Error::File`].
@@ -118,10 +119,11 @@ impl Output {
         let (Self::Video { path, .. } | Self::Picture(path) | Self::Pictures(path)) = &output else {
             return Ok(output);
         };
+        let partial = Partial::new(path);
         if let Input::Video(from) | Input::Picture(from) | Input::Pictures(from) = input
-            && is_same(from, path)
+            && (is_same(from, path) || is_same(from, partial.part()))
         {
-            return Err(Error::SameFile(path.clone()));
+            return Err(Error::SameFile(from.clone()));
         }
         match output {
             // A folder may exist; each file in it is looked at when it is written.
@@ -131,6 +133,7 @@ impl Output {
                 wanted: "a file's name",
             }),
             _ if path.exists() && !overwrite => Err(Error::Exists(path.clone())),
+            _ if partial.part().exists() && !overwrite => Err(Error::Exists(partial.part().to_owned())),
             _ => Ok(output),
         }
     }
@@ -302,6 +305,24 @@ mod tests {
             Err(Error::Exists(_))
         ));
         assert!(Output::parse(to.as_os_str(), &input, true).is_ok());
+    }
+
+    #[test]
+    fn a_partial_file_is_not_destroyed_unasked_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let (to, part) = (dir.path().join("out.mp4"), dir.path().join("out.mp4.part"));
+        std::fs::write(&part, b"left over").unwrap();
+        let parse = |input: &Input, overwrite| Output::parse(to.as_os_str(), input, overwrite);
+        let refused = parse(&Input::Test, false);
+        assert!(
+            matches!(&refused, Err(Error::Exists(path)) if *path == part),
+            "{refused:?}"
+        );
+        assert!(parse(&Input::Test, true).is_ok());
+        assert!(matches!(
+            parse(&Input::Video(part), true),
+            Err(Error::SameFile(_))
+        ));
     }
 
     #[test]

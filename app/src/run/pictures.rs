@@ -105,7 +105,11 @@ pub(super) fn folder(
     interrupted: &AtomicBool,
 ) -> Result<Report, Error> {
     let names = list(from)?;
-    let existing = names.iter().map(|name| to.join(name)).find(|path| path.exists());
+    let existing = names
+        .iter()
+        .map(|name| to.join(name))
+        .flat_map(|path| [Partial::new(&path).part().to_owned(), path])
+        .find(|path| path.exists());
     if let Some(path) = existing.filter(|_| !overwrite) {
         return Err(Error::Exists(path));
     }

@@ -118,7 +118,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.main_loop.quit();
+        // From inside of the loop: one that has not begun to run would not notice.
+        let main_loop = self.main_loop.clone();
+        glib::idle_source_new(None, glib::Priority::HIGH, move || {
+            main_loop.quit();
+            glib::ControlFlow::Break
+        })
+        .attach(Some(&self.main_loop.context()));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -181,5 +187,32 @@ impl Client {
         copy_ref.set_pts(buffer.pts().map(shift));
         copy_ref.set_dts(buffer.dts().map(shift));
         self.source.push_buffer(copy).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_server_ends_even_before_its_loop_runs() {
+        gst::init().unwrap();
+        let mount = Mount {
+            host: "127.0.0.1".into(),
+            port: 0,
+            path: "/hall".into(),
+        };
+        let (done, wait) = channel();
+        std::thread::spawn(move || {
+            for _ in 0..50 {
+                drop(Server::start(&mount).unwrap());
+            }
+            done.send(()).unwrap();
+        });
+        wait.recv_timeout(Duration::from_secs(20))
+            .expect("every server ends");
     }
 }

@@ -44,7 +44,10 @@ impl Tracks {
             return true;
         };
         match kind.split('/').next().unwrap_or_default() {
-            "audio" => self.muxer.as_ref().is_some_and(|muxer| !can_hold(muxer, caps)),
+            "audio" => self
+                .muxer
+                .as_ref()
+                .is_some_and(|muxer| !(is_bare(caps) && can_hold(muxer, caps))),
             "text" | "subpicture" | "subtitle" | "closedcaption" => false,
             _ => true,
         }
@@ -139,6 +142,16 @@ pub(crate) fn link_video(decode: &gst::Element, to: gst::Pad) {
             discard(pad);
         }
     });
+}
+
+/// Whether a stream of sound is of a kind that holds nothing else. FLAC and Vorbis carry titles and cover pictures in
+/// their own headers, Opus does where it has headers; of other kinds it is not known.
+fn is_bare(caps: &gst::Caps) -> bool {
+    caps.structure(0).is_some_and(|caps| match caps.name().as_str() {
+        "audio/mpeg" | "audio/x-ac3" => true,
+        "audio/x-opus" => !caps.has_field("streamheader"),
+        _ => false,
+    })
 }
 
 /// Whether the muxer takes this kind of stream as it is.

@@ -215,13 +215,14 @@ impl Stream {
                 (Some(partial), Some(muxer), None)
             }
             Output::Rtsp(mount) => {
-                let server = Server::start(mount)?;
-                let sink = server.sink();
-                sink.set_property("sync", !input.is_live());
                 let (encoder, format) = (x264(&options.encoding, true)?, make("capsfilter")?);
                 format.set_property("caps", Server::caps());
                 let crop = even(&persona)?;
                 let queue = make("queue")?;
+                // Nobody hears of a stream that cannot be made.
+                let server = Server::start(mount)?;
+                let sink = server.sink();
+                sink.set_property("sync", !input.is_live());
                 assemble(&pipeline, &[&queue, &crop, &encoder, &format, sink.upcast_ref()])?;
                 link(persona.upcast_ref(), &queue)?;
                 (None, None, Some(server))
