@@ -5,7 +5,7 @@
 //! uridecodebin | v4l2src ! decodebin | videotestsrc
 //!   ─► videoflip (upright) ─► videoconvert (passes I420 and NV12 through) ─► persona ─► file | rtsp | display
 //! ```
-//! Pictures go through the pipeline's synchronous form, one at a time ([`pictures`]).
+//! Pictures go through the pipeline's synchronous form, one at a time (`pictures.rs`).
 //!
 //! # Decisions
 //! * **A file is playable at every moment.** MP4 is written in fragments of a second and becomes an ordinary MP4 when
