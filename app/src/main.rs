@@ -18,7 +18,7 @@ const CANNOT_START: u8 = 2;
 
 /// Replaces every face in live video by a natural-looking face of nobody.
 ///
-/// What cannot be replaced well is covered: nothing that might be a face leaves uncovered. Begin with
+/// What cannot be replaced well is covered; docs/privacy.md says what may still show. Begin with
 /// `persona models fetch` and `persona check`, then `persona run --input in.mp4 --output out.mp4`.
 #[derive(Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
