@@ -25,6 +25,9 @@ const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 const CLOSING: Duration = Duration::from_secs(5);
 /// Raw time that may wait for the element before a camera's frames are left out.
 const LIVE_QUEUE: gst::ClockTime = gst::ClockTime::from_mseconds(200);
+/// How long a file may take to give its first frame. decodebin can lose the error of a demuxer that gives up while its
+/// pads are still being linked; then no message ever comes.
+const OPENING: Duration = Duration::from_secs(20);
 /// A file whose video ends this much before its header says is damaged; sound may be longer than video.
 const TRUNCATED: gst::ClockTime = gst::ClockTime::from_seconds(2);
 
@@ -402,6 +405,13 @@ impl Stream {
                     package: elements::DECODERS,
                 },
                 None => Error::NoVideo { input },
+            });
+        }
+        let unopened = !self.input.is_live() && progress.first_in.get().is_none();
+        if unopened && progress.silence() >= OPENING {
+            return Some(Error::Stream {
+                input: self.input.to_string(),
+                reason: format!("no frame could be decoded within {} s", OPENING.as_secs()),
             });
         }
         let seconds = options.camera.timeout;
