@@ -1,8 +1,8 @@
 //! Front panel and privacy state: what may be shown, and how the box says so.
 //!
-//! [`State`] is the only owner of the answer to "may this be shown". It knows no pixels, no clock and no pin: the
-//! program hands in [`Event`]s and the time, asks [`State::view`] what the next frame may be, and passes the state to a
-//! [`Board`], which has the button and the lamp.
+//! [`Panel`] is the only owner of the answer to "may this be shown". It knows no pixels, no clock and no pin: the
+//! program hands in the levels of the contacts ([`Input`]), [`Event`]s and the time, asks [`Panel::view`] what the next
+//! frame may be, and sets lamp and relay of a [`Board`].
 //!
 //! ```text
 //!                Ready                 short press
@@ -13,37 +13,80 @@
 //! double press: to and from Shuttered.     Fault: from everywhere, left only through Reset to Covering.
 //! ```
 //!
-//! The package is `no_std` and allocates nothing, so that the same logic runs in a test, in the program and on a
-//! microcontroller.
+//! | state | lamp |
+//! |---|---|
+//! | `Anonymizing` | lit, with a wink every 2 s |
+//! | `Covering` (power-on) | half a second lit, half a second dark |
+//! | `CoveringOnRequest` | one flash every 2 s |
+//! | `Shuttered` | two flashes every 2 s |
+//! | `Fault` | three flashes every 2 s |
+//! | `Bypass` | flashes without a pause |
+//! | program dead | stands still, lit or dark |
+//!
+//! The logic is `no_std` and allocates nothing, so that it runs in a test, in the program and on a microcontroller.
+//! Times are `embassy-time`'s types and always arguments. The feature `std` adds what a Linux box has ([`boards`],
+//! [`sensors`], [`watchdog`]), `gpio` and `pi` the real pins.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "std"))]
 extern crate std;
 
+mod button;
+mod ladder;
+mod lamp;
+mod panel;
 mod sim;
 mod state;
+mod trace;
 
+pub use button::{Button, DEBOUNCE, Debounce, GAP, LONG};
+pub use embassy_time::{Duration, Instant};
+pub use ladder::{Ladder, Limits, Load, Rung};
+pub use lamp::{Pattern, STILL};
+pub use panel::Panel;
 pub use sim::{Full, QUEUE, Sim};
-pub use state::{Event, Instant, LONGEST_BYPASS, Press, Rules, State, TooLong, View};
+pub use state::{Cause, Event, LONGEST_BYPASS, Press, Rules, State, TooLong, View};
+pub use trace::{RECORDS, Record, Trace, What};
 
-/// A front panel: where events come from and where the state is shown.
+/// A level at a contact of the front panel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// The button.
+    Button {
+        /// Whether it is pressed.
+        pressed: bool,
+    },
+    /// The tamper switch.
+    Tamper {
+        /// Whether the housing is open.
+        open: bool,
+    },
+}
+
+/// A front panel: where levels come from and where the state is shown.
 pub trait Board {
     /// Why the panel cannot be read or set.
-    type Error;
+    type Error: core::error::Error;
 
-    /// The oldest event not yet taken, if any. Does not wait.
+    /// The oldest change of a contact not yet taken, with its time, if any by `now`. Does not wait.
     ///
     /// # Errors
-    /// The panel's own error. The caller must treat it as [`Event::Fault`]: a button that cannot be read may have
+    /// The board's own error. The caller must treat it as [`Cause::Panel`]: a button that cannot be read may have
     /// been pressed.
-    fn poll(&mut self) -> Result<Option<Event>, Self::Error>;
+    fn poll(&mut self, now: Instant) -> Result<Option<(Input, Instant)>, Self::Error>;
 
-    /// Shows the state to whoever stands in front of the box.
+    /// Lights the lamp or not.
     ///
     /// # Errors
-    /// The panel's own error. The caller must treat it as [`Event::Fault`]: a lamp that does not tell the truth is
+    /// The board's own error. The caller must treat it as [`Cause::Panel`]: a lamp that does not tell the truth is
     /// worse than none.
-    fn show(&mut self, state: State) -> Result<(), Self::Error>;
+    fn lamp(&mut self, lit: bool) -> Result<(), Self::Error>;
+
+    /// Energises the relay or not; does nothing on a board without one.
+    ///
+    /// # Errors
+    /// As [`Board::lamp`].
+    fn relay(&mut self, energised: bool) -> Result<(), Self::Error>;
 }

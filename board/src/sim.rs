@@ -1,27 +1,32 @@
 use core::{convert::Infallible, fmt};
 
-use crate::{Board, Event, State};
+use heapless::Deque;
 
-/// How many events a simulated panel keeps until they are taken.
-pub const QUEUE: usize = 8;
+use crate::{Board, Input, Instant};
 
-/// A panel without hardware: a test or a web page sends the events and reads back what is shown.
+/// How many inputs a simulated board keeps until they are taken.
+pub const QUEUE: usize = 64;
+
+/// A board without hardware: a test or a web page moves the contacts and reads lamp and relay back.
 #[derive(Debug, Clone, Default)]
 pub struct Sim {
-    queue: [Option<Event>; QUEUE],
-    shown: Option<State>,
+    inputs: Deque<(Input, Instant), QUEUE>,
+    /// Level of the lamp; `None` before it was first set.
+    pub lamp: Option<bool>,
+    /// Level of the relay; `None` before it was first set.
+    pub relay: Option<bool>,
 }
 
-/// The queue of a simulated panel is full; the event was not taken.
+/// The queue of a simulated board is full; the input was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full(pub Event);
+pub struct Full(pub Input);
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(input) = self;
         write!(
             f,
-            "the simulated panel already holds {QUEUE} events; {:?} was dropped",
-            self.0
+            "the simulated board already holds {QUEUE} inputs; {input:?} was dropped"
         )
     }
 }
@@ -29,37 +34,30 @@ impl fmt::Display for Full {
 impl core::error::Error for Full {}
 
 impl Sim {
-    /// Adds an event behind those not yet taken.
+    /// Moves a contact at `at`, no earlier than the ones before.
     ///
     /// # Errors
-    /// [`Full`] when [`QUEUE`] events wait.
-    pub fn send(&mut self, event: Event) -> Result<(), Full> {
-        match self.queue.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => {
-                *slot = Some(event);
-                Ok(())
-            }
-            None => Err(Full(event)),
-        }
-    }
-
-    /// What was shown last; `None` before the first time.
-    pub fn shown(&self) -> Option<State> {
-        self.shown
+    /// [`Full`] when [`QUEUE`] inputs wait.
+    pub fn send(&mut self, input: Input, at: Instant) -> Result<(), Full> {
+        self.inputs.push_back((input, at)).map_err(|_| Full(input))
     }
 }
 
 impl Board for Sim {
     type Error = Infallible;
 
-    fn poll(&mut self) -> Result<Option<Event>, Infallible> {
-        let event = self.queue[0].take();
-        self.queue.rotate_left(1);
-        Ok(event)
+    fn poll(&mut self, now: Instant) -> Result<Option<(Input, Instant)>, Infallible> {
+        let due = self.inputs.front().is_some_and(|(_, at)| *at <= now);
+        Ok(due.then(|| self.inputs.pop_front()).flatten())
     }
 
-    fn show(&mut self, state: State) -> Result<(), Infallible> {
-        self.shown = Some(state);
+    fn lamp(&mut self, lit: bool) -> Result<(), Infallible> {
+        self.lamp = Some(lit);
+        Ok(())
+    }
+
+    fn relay(&mut self, energised: bool) -> Result<(), Infallible> {
+        self.relay = Some(energised);
         Ok(())
     }
 }
@@ -67,41 +65,42 @@ impl Board for Sim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Press;
+
+    const NOW: Instant = Instant::from_millis(10);
+    const PRESSED: Input = Input::Button { pressed: true };
+    const RELEASED: Input = Input::Button { pressed: false };
 
     #[test]
-    fn events_come_out_in_the_order_they_went_in() {
+    fn inputs_come_out_in_order_and_not_before_their_time() {
         let mut board = Sim::default();
-        assert_eq!(board.poll(), Ok(None));
-        for _ in 0..3 {
-            board.send(Event::Ready).unwrap();
-            board.send(Event::Press(Press::Short)).unwrap();
-            assert_eq!(board.poll(), Ok(Some(Event::Ready)));
-            board.send(Event::Fault).unwrap();
-            assert_eq!(board.poll(), Ok(Some(Event::Press(Press::Short))));
-            assert_eq!(board.poll(), Ok(Some(Event::Fault)));
-            assert_eq!(board.poll(), Ok(None));
-        }
+        board.send(PRESSED, NOW).unwrap();
+        board.send(RELEASED, Instant::from_millis(20)).unwrap();
+        assert_eq!(board.poll(Instant::from_millis(9)), Ok(None));
+        assert_eq!(board.poll(NOW), Ok(Some((PRESSED, NOW))));
+        assert_eq!(board.poll(NOW), Ok(None));
+        let late = Instant::from_millis(20);
+        assert_eq!(board.poll(Instant::from_secs(1)), Ok(Some((RELEASED, late))));
     }
 
     #[test]
     fn a_full_queue_refuses_and_keeps_what_it_has() {
         let mut board = Sim::default();
         for _ in 0..QUEUE {
-            board.send(Event::Ready).unwrap();
+            board.send(PRESSED, NOW).unwrap();
         }
-        assert_eq!(board.send(Event::Fault), Err(Full(Event::Fault)));
+        assert_eq!(board.send(RELEASED, NOW), Err(Full(RELEASED)));
         for _ in 0..QUEUE {
-            assert_eq!(board.poll(), Ok(Some(Event::Ready)));
+            assert_eq!(board.poll(NOW), Ok(Some((PRESSED, NOW))));
         }
-        assert_eq!(board.poll(), Ok(None));
+        assert_eq!(board.poll(NOW), Ok(None));
     }
 
     #[test]
-    fn what_is_shown_can_be_read_back() {
+    fn what_is_set_can_be_read_back() {
         let mut board = Sim::default();
-        assert_eq!(board.shown(), None);
-        board.show(State::Fault).unwrap();
-        assert_eq!(board.shown(), Some(State::Fault));
+        assert_eq!((board.lamp, board.relay), (None, None));
+        board.lamp(true).unwrap();
+        board.relay(false).unwrap();
+        assert_eq!((board.lamp, board.relay), (Some(true), Some(false)));
     }
 }

@@ -1,23 +1,9 @@
-use core::{fmt, time::Duration};
+use core::fmt;
 
-/// A moment, counted from the start of the program by whoever owns the clock. Never from a wall clock: that one jumps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant(Duration);
-
-impl Instant {
-    /// The moment `elapsed` after the start of the program.
-    pub const fn after_start(elapsed: Duration) -> Self {
-        Self(elapsed)
-    }
-
-    /// This moment and `duration` more; the latest representable one on overflow.
-    pub const fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(duration))
-    }
-}
+use crate::{Duration, Instant};
 
 /// How the button was pressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Press {
     /// Once, briefly.
     Short,
@@ -27,30 +13,83 @@ pub enum Press {
     Long,
 }
 
+/// Why the box can no longer vouch for its picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A stage of the pipeline has failed.
+    Pipeline,
+    /// The button cannot be read or the lamp cannot be set.
+    Panel,
+    /// The housing was opened.
+    Tamper,
+    /// Too hot to go on.
+    Heat,
+}
+
+impl Cause {
+    /// Every cause, in the order of the enumeration.
+    pub const ALL: [Self; 4] = [Self::Pipeline, Self::Panel, Self::Tamper, Self::Heat];
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pipeline => "a stage of the pipeline has failed",
+            Self::Panel => "the button cannot be read or the lamp cannot be set",
+            Self::Tamper => "the housing was opened",
+            Self::Heat => "too hot",
+        })
+    }
+}
+
 /// What can change the state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Every network has passed its golden vectors.
     Ready,
     /// The button.
     Press(Press),
     /// Something that anonymizing or showing the state depends on has failed.
-    Fault,
+    Fault(Cause),
     /// The cause of a fault was removed; everything is checked again from the start.
     Reset,
 }
 
-/// What a frame may look like when it leaves the box.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("every network has passed its check"),
+            Self::Press(Press::Short) => f.write_str("short press"),
+            Self::Press(Press::Double) => f.write_str("double press"),
+            Self::Press(Press::Long) => f.write_str("long press"),
+            Self::Fault(cause) => write!(f, "fault: {cause}"),
+            Self::Reset => f.write_str("reset"),
+        }
+    }
+}
+
+/// What a frame may look like when it leaves the box, from showing most to showing least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum View {
+    /// The camera's own picture.
+    Raw,
     /// Every face replaced or covered.
     Anonymized,
     /// The whole frame covered.
     Covered,
     /// A black slate: not even covered pixels of the camera.
     Slate,
-    /// The camera's own picture.
-    Raw,
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Raw => "the camera's own picture",
+            Self::Anonymized => "anonymized",
+            Self::Covered => "covered",
+            Self::Slate => "black slate",
+        })
+    }
 }
 
 /// The longest bypass that a configuration can allow.
@@ -58,6 +97,7 @@ pub const LONGEST_BYPASS: Duration = Duration::from_secs(15 * 60);
 
 /// What the configuration allows. The default allows no bypass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(test, derive(PartialOrd, Ord))]
 pub struct Rules {
     bypass: Option<Duration>,
 }
@@ -93,7 +133,8 @@ impl Rules {
 }
 
 /// The privacy state of the box. [`State::default`] is the state at power-on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(test, derive(PartialOrd, Ord))]
 pub enum State {
     /// Power-on: nothing has proved yet that the networks work, so everything is covered.
     #[default]
@@ -116,6 +157,19 @@ pub enum State {
     Fault,
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Covering => "covering",
+            Self::Anonymizing => "anonymizing",
+            Self::CoveringOnRequest => "covering on request",
+            Self::Shuttered { .. } => "shuttered",
+            Self::Bypass { .. } => "bypass",
+            Self::Fault => "fault",
+        })
+    }
+}
+
 impl State {
     /// The state after `event` (or after mere time, with `None`) at `now`.
     ///
@@ -123,7 +177,7 @@ impl State {
     /// which another one ends.
     #[must_use]
     pub fn next(self, event: Option<Event>, now: Instant, rules: &Rules) -> State {
-        if event == Some(Event::Fault) {
+        if matches!(event, Some(Event::Fault(_))) {
             return State::Fault;
         }
         let current = match self {
@@ -137,7 +191,7 @@ impl State {
             (State::Anonymizing, Event::Press(Press::Short)) => State::CoveringOnRequest,
             (State::Anonymizing, Event::Press(Press::Long)) => match (rules.bypass, self) {
                 (Some(limit), State::Anonymizing) => State::Bypass {
-                    until: now.plus(limit),
+                    until: now.saturating_add(limit),
                 },
                 _ => State::Anonymizing,
             },
@@ -169,13 +223,13 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{collections::HashSet, vec, vec::Vec};
+    use std::{vec, vec::Vec};
 
     const LIMIT: Duration = Duration::from_secs(60);
     const NOW: Instant = at(1000);
 
     const fn at(seconds: u64) -> Instant {
-        Instant::after_start(Duration::from_secs(seconds))
+        Instant::from_secs(seconds)
     }
 
     const EVENTS: [Option<Event>; 7] = [
@@ -184,7 +238,7 @@ mod tests {
         Some(Event::Press(Press::Short)),
         Some(Event::Press(Press::Double)),
         Some(Event::Press(Press::Long)),
-        Some(Event::Fault),
+        Some(Event::Fault(Cause::Pipeline)),
         Some(Event::Reset),
     ];
 
@@ -243,26 +297,27 @@ mod tests {
         assert_eq!(State::default().view(), View::Covered);
     }
 
-    /// All states that can be reached from power-on in up to `steps` steps of 0, 30 and 61 seconds.
-    fn reachable(rules: &Rules, steps: usize) -> HashSet<(State, Duration)> {
-        let mut seen = HashSet::from([(State::default(), Duration::ZERO)]);
-        let mut edge: Vec<_> = seen.iter().copied().collect();
+    /// All states, with their times, that can be reached from power-on in up to `steps` steps of 0, 30 and 61 seconds.
+    fn reachable(rules: &Rules, steps: usize) -> Vec<(State, Instant)> {
+        let mut found = vec![(State::default(), at(0))];
+        let mut edge = 0;
         for _ in 0..steps {
-            let mut found = vec![];
-            for (state, time) in edge {
+            let known = found.len();
+            for index in edge..known {
+                let (state, time) = found[index];
                 for pause in [0, 30, 61] {
                     let time = time + Duration::from_secs(pause);
                     for event in EVENTS {
-                        let next = state.next(event, Instant::after_start(time), rules);
-                        if seen.insert((next, time)) {
-                            found.push((next, time));
+                        let next = (state.next(event, time, rules), time);
+                        if !found.contains(&next) {
+                            found.push(next);
                         }
                     }
                 }
             }
-            edge = found;
+            edge = known;
         }
-        seen
+        found
     }
 
     #[test]
@@ -281,15 +336,14 @@ mod tests {
             .collect();
         assert!(!bypasses.is_empty());
         for (state, time) in bypasses {
-            let end = Instant::after_start(*time + LIMIT);
+            let end = *time + LIMIT;
             assert_ne!(state.next(None, end, &allowed()).view(), View::Raw, "{state:?}");
         }
     }
 
     #[test]
     fn only_a_long_press_while_anonymizing_begins_a_bypass() {
-        for (state, time) in reachable(&allowed(), 6) {
-            let now = Instant::after_start(time);
+        for (state, now) in reachable(&allowed(), 6) {
             for event in EVENTS {
                 let next = state.next(event, now, &allowed());
                 if next.view() == View::Raw && state.view() != View::Raw {
@@ -304,22 +358,16 @@ mod tests {
 
     #[test]
     fn nothing_is_shown_before_the_networks_are_proved() {
-        let mut seen = HashSet::from([State::default()]);
-        loop {
-            let found: Vec<_> = seen
-                .iter()
-                .flat_map(|state: &State| {
-                    EVENTS
-                        .into_iter()
-                        .filter(|event| *event != Some(Event::Ready))
-                        .map(|event| state.next(event, NOW, &allowed()))
-                })
-                .filter(|state| !seen.contains(state))
-                .collect();
-            if found.is_empty() {
-                break;
+        let mut seen = vec![State::default()];
+        let mut index = 0;
+        while let Some(state) = seen.get(index).copied() {
+            for event in EVENTS.into_iter().filter(|event| *event != Some(Event::Ready)) {
+                let next = state.next(event, NOW, &allowed());
+                if !seen.contains(&next) {
+                    seen.push(next);
+                }
             }
-            seen.extend(found);
+            index += 1;
         }
         for state in seen {
             assert!(matches!(state.view(), View::Covered | View::Slate), "{state:?}");
@@ -329,7 +377,7 @@ mod tests {
     #[test]
     fn a_fault_covers_from_everywhere_until_it_is_reset() {
         for state in STATES {
-            let fault = state.next(Some(Event::Fault), NOW, &allowed());
+            let fault = state.next(Some(Event::Fault(Cause::Pipeline)), NOW, &allowed());
             assert_eq!((fault, fault.view()), (State::Fault, View::Covered));
             for event in EVENTS.into_iter().filter(|event| *event != Some(Event::Reset)) {
                 assert_eq!(fault.next(event, at(100_000), &allowed()), State::Fault);
