@@ -5,6 +5,7 @@ mod bench;
 mod clips;
 mod demo;
 mod libtorch;
+mod ptx;
 mod setup;
 mod steps;
 mod test;
@@ -41,6 +42,8 @@ enum Command {
     Clips,
     /// Set up, then run every check of the repository
     Test(test::Options),
+    /// Compile the CUDA kernels (kernels/cu) into kernels/ptx
+    Ptx(ptx::Options),
     /// Fetch the libtorch that the trainer links (542 MB, once) and print its folder
     Libtorch,
     /// Run the trainer, libtorch included: `cargo xtask train -- --help`
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { clip } => demo::run(root, clip.as_deref()),
         Command::Clips => setup::ensure().and_then(|()| clips::defaults(root).map(drop)),
         Command::Test(options) => test::run(root, &options),
+        Command::Ptx(options) => ptx::run(root, &options),
         Command::Libtorch => {
             setup::ensure()?;
             println!("{}", libtorch::ensure(root)?.display());

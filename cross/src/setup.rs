@@ -47,6 +47,13 @@ const REQUIREMENTS: [Requirement; 15] = [
     requirement(Sign::Succeeds(&["npm", "--version"]), "npm", "fetches networks out of packages"),
 ];
 
+/// For `cargo xtask ptx` alone, so that nobody else downloads a compiler of 90 MB.
+const PTX_COMPILER: [Requirement; 1] = [requirement(
+    Sign::Succeeds(&["clang++-16", "--version"]),
+    "clang-16",
+    "compiles the CUDA kernels",
+)];
+
 impl Sign {
     fn is_there(&self) -> bool {
         match self {
@@ -84,7 +91,19 @@ impl std::error::Error for CannotInstall {}
 /// # Errors
 /// [`CannotInstall`] without apt-get; the failed command otherwise.
 pub fn ensure() -> Result<()> {
-    let missing = missing();
+    install(&REQUIREMENTS)
+}
+
+/// [`ensure`] for the compiler of the CUDA kernels.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_ptx_compiler() -> Result<()> {
+    install(&PTX_COMPILER)
+}
+
+fn install(requirements: &'static [Requirement]) -> Result<()> {
+    let missing = missing(requirements);
     if missing.is_empty() {
         return Ok(());
     }
@@ -99,7 +118,7 @@ pub fn ensure() -> Result<()> {
             .args(["install", "--yes", "--no-install-recommends"])
             .args(missing.iter().map(|requirement| requirement.package)),
     )?;
-    let still = self::missing();
+    let still = self::missing(requirements);
     anyhow::ensure!(
         still.is_empty(),
         "apt-get succeeded, but this is still not usable:\n{}",
@@ -108,8 +127,8 @@ pub fn ensure() -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Vec<&'static Requirement> {
-    REQUIREMENTS
+fn missing(requirements: &'static [Requirement]) -> Vec<&'static Requirement> {
+    requirements
         .iter()
         .filter(|requirement| !requirement.sign.is_there())
         .collect()

@@ -3,7 +3,7 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clips, libtorch, setup, steps, steps::Steps};
+use crate::{clips, libtorch, ptx, setup, steps, steps::Steps};
 
 /// What `cargo xtask test` runs beyond the ordinary checks.
 #[derive(Args)]
@@ -32,6 +32,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     all.step("lints", || {
         steps::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
+    all.step("PTX is current", || ptx::run(root, &ptx::Options { check: true }));
     // The tests need the networks and the clips; the program that fetches the networks is the one under test.
     all.step("networks", || {
         let persona = steps::build_persona(root, "dev")?;

@@ -89,51 +89,13 @@ impl<'a> Frame<'a> {
 
     /// Whether the planes still fit the size: [`Self::planes_mut`] can replace them.
     pub(crate) fn check(&self) -> Result<()> {
-        let (width, height) = (self.width, self.height);
-        let wrong = |reason: String| Error::Frame {
-            width,
-            height,
-            reason,
-        };
-        if width == 0 || height == 0 {
-            return Err(wrong("a frame needs at least one pixel".into()));
-        }
-        if width > MOST_PIXELS || height > MOST_PIXELS {
-            return Err(wrong(format!("a side may have at most {MOST_PIXELS} pixels")));
-        }
-        let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
-        let check = |name: &str, plane: &Plane<'_>, row: usize, rows: usize| {
-            let needed = plane.stride.saturating_mul(rows - 1).saturating_add(row);
-            if plane.stride < row {
-                Err(wrong(format!(
-                    "plane {name} has stride {}, a row needs {row} bytes",
-                    plane.stride
-                )))
-            } else if needed.max(plane.stride) > MOST_BYTES {
-                Err(wrong(format!(
-                    "plane {name} with stride {} is longer than {MOST_BYTES} bytes",
-                    plane.stride
-                )))
-            } else if plane.data.len() < needed {
-                let got = plane.data.len();
-                Err(wrong(format!(
-                    "plane {name} has {got} bytes, {rows} rows of stride {} need more",
-                    plane.stride
-                )))
-            } else {
-                Ok(())
-            }
+        let extent = |plane: &Plane<'_>| Extent {
+            stride: plane.stride,
+            bytes: plane.data.len(),
         };
         match &self.planes {
-            Planes::I420 { y, u, v } => {
-                check("Y", y, width, height)?;
-                check("U", u, half_width, half_height)?;
-                check("V", v, half_width, half_height)
-            }
-            Planes::Nv12 { y, uv } => {
-                check("Y", y, width, height)?;
-                check("UV", uv, 2 * half_width, half_height)
-            }
+            Planes::I420 { y, u, v } => check(self.width, self.height, &[y, u, v].map(extent)),
+            Planes::Nv12 { y, uv } => check(self.width, self.height, &[y, uv].map(extent)),
         }
     }
 
@@ -161,4 +123,59 @@ impl<'a> Frame<'a> {
     pub fn planes_mut(&mut self) -> &mut Planes<'a> {
         &mut self.planes
     }
+}
+
+/// How much memory a plane has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Bytes from one row to the next.
+    pub(crate) stride: usize,
+    /// Bytes in all.
+    pub(crate) bytes: usize,
+}
+
+/// Whether planes fit a frame's size, wherever they lie: two of NV12, or three of I420.
+pub(crate) fn check(width: usize, height: usize, planes: &[Extent]) -> Result<()> {
+    let wrong = |reason: String| Error::Frame {
+        width,
+        height,
+        reason,
+    };
+    if width == 0 || height == 0 {
+        return Err(wrong("a frame needs at least one pixel".into()));
+    }
+    if width > MOST_PIXELS || height > MOST_PIXELS {
+        return Err(wrong(format!("a side may have at most {MOST_PIXELS} pixels")));
+    }
+    let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
+    let chroma = if planes.len() == 2 {
+        [("UV", 2 * half_width); 2]
+    } else {
+        [("U", half_width), ("V", half_width)]
+    };
+    let rows = [
+        ("Y", width, height),
+        (chroma[0].0, chroma[0].1, half_height),
+        (chroma[1].0, chroma[1].1, half_height),
+    ];
+    for ((name, row, rows), plane) in rows.into_iter().zip(planes) {
+        let Extent { stride, bytes } = *plane;
+        let needed = stride.saturating_mul(rows - 1).saturating_add(row);
+        if stride < row {
+            return Err(wrong(format!(
+                "plane {name} has stride {stride}, a row needs {row} bytes"
+            )));
+        }
+        if needed.max(stride) > MOST_BYTES {
+            return Err(wrong(format!(
+                "plane {name} with stride {stride} is longer than {MOST_BYTES} bytes"
+            )));
+        }
+        if bytes < needed {
+            return Err(wrong(format!(
+                "plane {name} has {bytes} bytes, {rows} rows of stride {stride} need more"
+            )));
+        }
+    }
+    Ok(())
 }

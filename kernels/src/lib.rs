@@ -66,6 +66,8 @@
 //!
 //! `docs/adding-a-kernel.md` says how to add a kernel or a place.
 
+mod arguments;
+mod axis;
 mod color;
 pub mod cpu;
 mod edges;
@@ -73,6 +75,7 @@ mod error;
 mod frame;
 mod geometry;
 mod grid;
+mod patch;
 
 pub use error::{Error, Result};
 pub use frame::{Color, Frame, Matrix, Plane, Planes, Range};
@@ -194,4 +197,18 @@ pub trait Kernels {
     /// # Errors
     /// [`Error::Frame`] for a malformed frame.
     fn cover(&mut self, frame: &mut Self::Frame<'_>, regions: &[Region]) -> Result<()>;
+
+    /// A number for the picture that the frame shows: the same in every format and place, whatever the padding;
+    /// another one after any single sample has changed.
+    ///
+    /// # Errors
+    /// [`Error::Frame`] for a malformed frame; the place's own error.
+    fn checksum(&mut self, frame: &Self::Frame<'_>) -> Result<u64>;
+
+    /// Waits until everything that was asked for has been done. Only after that may a changed frame be shown: a
+    /// place that works beside the processor reports here what went wrong meanwhile.
+    ///
+    /// # Errors
+    /// The place's own error; what was asked for since the last `finish` may not have been done.
+    fn finish(&mut self) -> Result<()>;
 }

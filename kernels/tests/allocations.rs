@@ -41,6 +41,8 @@ fn warm_kernels_do_not_allocate() {
             cpu.blend(&mut frame, &placements, &crops, &masks).unwrap();
             cpu.cover(&mut frame, &regions).unwrap();
             cpu.cover(&mut frame, &[Region::Frame]).unwrap();
+            cpu.checksum(&frame).unwrap();
+            cpu.finish().unwrap();
         };
         all();
         let measured = allocation_counter::measure(all);

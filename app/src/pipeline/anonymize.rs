@@ -265,6 +265,7 @@ impl<K: Kernels> Anonymize<K> {
 
     fn cover_frame(&mut self, frame: &mut K::Frame<'_>) -> kernels::Result<Proof> {
         self.kernels.cover(frame, &[Region::Frame])?;
+        self.kernels.finish()?;
         Ok(Proof(()))
     }
 
@@ -554,6 +555,7 @@ impl<K: Kernels> Anonymize<K> {
             self.kernels.cover(frame, &self.regions)?;
             clock.took(Stage::Cover, start.elapsed());
         }
+        self.kernels.finish()?;
         Ok(Proof(()))
     }
 }

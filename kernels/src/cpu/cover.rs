@@ -2,36 +2,25 @@
 
 use super::rows::{change_chroma, luma, to_byte};
 use crate::color::Coefficients;
-use crate::edges::Edges;
-use crate::{Frame, Hull, Planes, Point, Region};
-
-/// RGB of a frame that is covered as a whole: a dark slate.
-const SLATE: [f32; 3] = [40.0, 40.0, 40.0];
-/// RGB of a region without anything around it.
-const GREY: [f32; 3] = [96.0, 96.0, 96.0];
+use crate::patch::{GREY, Patch, SLATE, hull};
+use crate::{Frame, Planes, Region};
 
 /// Y, U and V.
 type Yuv = [f32; 3];
 
-/// A region that covers a part of the frame, with the colours left, right, above and below of it.
+/// A patch with the colours left, right, above and below of it.
 #[derive(Debug)]
-pub(super) struct Patch {
-    hull: Hull,
-    /// Pixel columns and rows that may be covered, rounded outwards to whole chroma samples.
-    columns: std::ops::Range<usize>,
-    rows: std::ops::Range<usize>,
+pub(super) struct Shaded {
+    patch: Patch,
     sides: [Yuv; 4],
 }
 
-impl Patch {
-    fn contains(&self, x: usize, y: usize) -> bool {
-        self.columns.contains(&x) && self.rows.contains(&y)
-    }
-
+impl Shaded {
     /// The colour at a position: half of it changes from left to right, half from top to bottom.
     fn color(&self, x: f32, y: f32) -> Yuv {
-        let across = ((x - self.columns.start as f32) / self.columns.len() as f32).clamp(0.0, 1.0);
-        let down = ((y - self.rows.start as f32) / self.rows.len() as f32).clamp(0.0, 1.0);
+        let Patch { columns, rows, .. } = &self.patch;
+        let across = ((x - columns.start as f32) / columns.len() as f32).clamp(0.0, 1.0);
+        let down = ((y - rows.start as f32) / rows.len() as f32).clamp(0.0, 1.0);
         let [left, right, above, below] = &self.sides;
         std::array::from_fn(|i| {
             0.5 * ((left[i] + across * (right[i] - left[i])) + (above[i] + down * (below[i] - above[i])))
@@ -40,12 +29,18 @@ impl Patch {
 }
 
 /// Covers every region. `patches` is scratch.
-pub(super) fn cover(frame: &mut Frame<'_>, regions: &[Region], patches: &mut Vec<Patch>) {
+pub(super) fn cover(frame: &mut Frame<'_>, regions: &[Region], patches: &mut Vec<Shaded>) {
     let color = Coefficients::of(frame.color());
     patches.clear();
     for region in regions {
         match hull(region) {
-            Some(hull) => patches.extend(patch(frame, hull)),
+            Some(hull) => {
+                let patch = Patch::of(hull, frame.width(), frame.height());
+                patches.extend(patch.map(|patch| Shaded {
+                    patch,
+                    sides: [[0.0; 3]; 4],
+                }));
+            }
             None => return fill(frame, color.yuv(SLATE)),
         }
     }
@@ -57,49 +52,12 @@ pub(super) fn cover(frame: &mut Frame<'_>, regions: &[Region], patches: &mut Vec
     }
 }
 
-/// The furthest place of a region, in pixels: beyond it `f32` cannot say what lies inside.
-const FURTHEST: f32 = 1e7;
-
-/// The hull to cover; `None` when only the whole frame is safe: a hull without area, a box that is not one and
-/// places beyond measure say that there is a face and not where.
-fn hull(region: &Region) -> Option<Hull> {
-    let hull = match region {
-        Region::Hull(hull) => hull.clone(),
-        Region::Box(rect) => {
-            let (right, bottom) = (rect.right(), rect.bottom());
-            let corners = [
-                (rect.x, rect.y),
-                (right, rect.y),
-                (right, bottom),
-                (rect.x, bottom),
-            ];
-            Hull::of(&corners.map(|(x, y)| Point::new(x, y)))
-        }
-        Region::Frame => return None,
-    };
-    let near = |vertex: &Point| vertex.x.abs() < FURTHEST && vertex.y.abs() < FURTHEST;
-    (!hull.is_empty() && hull.vertices().iter().all(near)).then_some(hull)
-}
-
-/// `None` when no pixel of the frame lies in the hull.
-fn patch(frame: &Frame<'_>, hull: Hull) -> Option<Patch> {
-    let edges = Edges::of(&hull, frame.width(), frame.height());
-    let [left, top] = edges.origin;
-    let [width, height] = edges.size;
-    (width > 0 && height > 0).then(|| Patch {
-        hull,
-        columns: left..(left + width).next_multiple_of(2),
-        rows: top..(top + height).next_multiple_of(2),
-        sides: [[0.0; 3]; 4],
-    })
-}
-
 /// The colours around patch `i`: means over a lattice in a band on each side, without the pixels that lie in
 /// any patch. A side without pixels takes the mean of the others; `None` when all are without.
-fn sides(frame: &Frame<'_>, patches: &[Patch], i: usize) -> Option<[Yuv; 4]> {
+fn sides(frame: &Frame<'_>, patches: &[Shaded], i: usize) -> Option<[Yuv; 4]> {
     const ALONG: usize = 16;
     const ACROSS: usize = 4;
-    let Patch { columns, rows, .. } = &patches[i];
+    let Patch { columns, rows, .. } = &patches[i].patch;
     let band = (columns.len().max(rows.len()) / 8).max(2);
     let before = |side: &std::ops::Range<usize>| side.start.saturating_sub(band)..side.start;
     let after =
@@ -119,7 +77,7 @@ fn sides(frame: &Frame<'_>, patches: &[Patch], i: usize) -> Option<[Yuv; 4]> {
                 let x = columns.start + (2 * l + 1) * columns.len() / (2 * across);
                 let inside =
                     columns.contains(&x) && rows.contains(&y) && x < frame.width() && y < frame.height();
-                if inside && !patches.iter().any(|patch| patch.contains(x, y)) {
+                if inside && !patches.iter().any(|other| other.patch.contains(x, y)) {
                     for (sum, value) in sum.iter_mut().zip(pixel(frame.planes(), x, y)) {
                         *sum += value;
                     }
@@ -153,46 +111,24 @@ fn pixel(planes: &Planes<'_>, x: usize, y: usize) -> Yuv {
     [luma.data[y * luma.stride + x], u, v].map(f32::from)
 }
 
-/// The positions `first + i * step` of a row that lie in the hull, `i` below `count`.
-fn span(hull: &Hull, edges: &Edges, first: f32, step: f32, y: f32, count: usize) -> std::ops::Range<usize> {
-    let mut span = edges.row(y).span(first, step, count);
-    let [left, top] = edges.origin;
-    let inside = |i: usize| hull.contains(Point::new(left as f32 + first + step * i as f32, top as f32 + y));
-    while !span.is_empty() && !inside(span.start) {
-        span.start += 1;
-    }
-    while !span.is_empty() && !inside(span.end - 1) {
-        span.end -= 1;
-    }
-    span
-}
-
-fn paint(frame: &mut Frame<'_>, patch: &Patch) {
-    let edges = Edges::of(&patch.hull, frame.width(), frame.height());
-    let [left, top] = edges.origin;
-    let [width, height] = edges.size;
-    for j in 0..height {
-        let span = span(&patch.hull, &edges, 0.5, 1.0, j as f32 + 0.5, width);
+fn paint(frame: &mut Frame<'_>, shaded: &Shaded) {
+    let patch = &shaded.patch;
+    let (left, top) = (patch.columns.start, patch.rows.start);
+    for j in 0..patch.pixel_rows() {
+        let span = patch.pixels(j);
         let y = (top + j) as f32 + 0.5;
         let pixels = luma(frame.planes_mut(), top + j, left + span.start, span.len());
         for (i, pixel) in pixels.iter_mut().enumerate() {
             let x = (left + span.start + i) as f32 + 0.5;
-            *pixel = to_byte(patch.color(x, y)[0]);
+            *pixel = to_byte(shaded.color(x, y)[0]);
         }
     }
-    for j in 0..height.div_ceil(2) {
-        let span = span(
-            &patch.hull,
-            &edges,
-            0.5,
-            2.0,
-            2.0 * j as f32 + 1.0,
-            width.div_ceil(2),
-        );
+    for j in 0..patch.chroma_rows() {
+        let span = patch.chroma(j);
         let y = (top + 2 * j) as f32 + 1.0;
         let first = left / 2 + span.start;
         change_chroma(frame.planes_mut(), top / 2 + j, first, span.len(), |i, _| {
-            let [_, u, v] = patch.color(2.0 * (first + i) as f32 + 0.5, y);
+            let [_, u, v] = shaded.color(2.0 * (first + i) as f32 + 0.5, y);
             [to_byte(u), to_byte(v)]
         });
     }

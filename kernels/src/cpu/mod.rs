@@ -1,6 +1,7 @@
 //! Pixels in ordinary memory: the specification that every other place must agree with.
 
 mod blend;
+mod checksum;
 mod cover;
 mod resize;
 mod rows;
@@ -13,7 +14,7 @@ mod warp;
 
 pub use tensor::Tensor;
 
-use crate::{Error, Frame, Kernels, Placement, Rect, Region, Result, Similarity, Values, grid};
+use crate::{Frame, Kernels, Placement, Rect, Region, Result, Similarity, Values, arguments};
 
 /// The CPU as a place for pixels.
 ///
@@ -21,7 +22,7 @@ use crate::{Error, Frame, Kernels, Placement, Rect, Region, Result, Similarity, 
 #[derive(Debug, Default)]
 pub struct Cpu {
     texels: Vec<sample::Texel>,
-    patches: Vec<cover::Patch>,
+    patches: Vec<cover::Shaded>,
     scaling: resize::Scratch,
 }
 
@@ -61,22 +62,8 @@ impl Kernels for Cpu {
         entry: usize,
     ) -> Result<()> {
         frame.check()?;
-        let [entries, channels, height, width] = to.shape();
-        if channels != 3 || entry >= entries {
-            return Err(Error::Shape {
-                operation: "resize",
-                got: to.shape(),
-                wanted: format!("an entry {entry} of 3 channels"),
-            });
-        }
-        let Rect { x, y, .. } = region;
-        let sound = |start: f32, length: f32| start.abs() < 1e9 && length > 0.0 && length < 1e9;
-        if !sound(x, region.width) || !sound(y, region.height) {
-            return Err(Error::Region {
-                operation: "resize",
-                region,
-            });
-        }
+        arguments::resize(to.shape(), region, entry)?;
+        let [_, _, height, width] = to.shape();
         resize::resize(
             frame,
             region,
@@ -96,17 +83,10 @@ impl Kernels for Cpu {
         crops: &mut Tensor,
     ) -> Result<()> {
         frame.check()?;
-        let [entries, channels, height, width] = crops.shape();
-        if channels != 3 || height != width || entries < to.len() {
-            return Err(Error::Shape {
-                operation: "warp",
-                got: crops.shape(),
-                wanted: format!("at least {} square entries of 3 channels", to.len()),
-            });
-        }
-        check_transforms("warp", to.iter())?;
+        arguments::warp(crops.shape(), to)?;
+        let side = crops.shape()[3];
         for (entry, align) in to.iter().enumerate() {
-            warp::warp(frame, align, values, width, crops.entry_mut(entry));
+            warp::warp(frame, align, values, side, crops.entry_mut(entry));
         }
         Ok(())
     }
@@ -119,35 +99,8 @@ impl Kernels for Cpu {
         masks: &Tensor,
     ) -> Result<()> {
         frame.check()?;
-        let [entries, channels, height, side] = faces.shape();
-        if channels != 3 || height != side || entries < placements.len() {
-            return Err(Error::Shape {
-                operation: "blend",
-                got: faces.shape(),
-                wanted: format!(
-                    "faces: at least {} square entries of 3 channels",
-                    placements.len()
-                ),
-            });
-        }
-        if masks.shape()[0] < placements.len() || masks.shape()[1..] != [1, side, side] {
-            return Err(Error::Shape {
-                operation: "blend",
-                got: masks.shape(),
-                wanted: format!(
-                    "masks: at least {} entries of [1, {side}, {side}]",
-                    placements.len()
-                ),
-            });
-        }
-        check_transforms("blend", placements.iter().map(|placement| &placement.align))?;
-        if let Some(entry) = placements.iter().position(|placement| placement.hull.is_empty()) {
-            return Err(Error::Placement {
-                operation: "blend",
-                entry,
-                reason: "has a hull without area",
-            });
-        }
+        arguments::blend(faces.shape(), masks.shape(), placements)?;
+        let side = faces.shape()[3];
         self.texels.resize(side * side, [0.0; 4]);
         for (entry, placement) in placements.iter().enumerate() {
             let (face, mask) = (faces.entry(entry), masks.entry(entry));
@@ -161,19 +114,13 @@ impl Kernels for Cpu {
         cover::cover(frame, regions, &mut self.patches);
         Ok(())
     }
-}
 
-/// Refuses transforms whose positions would not be numbers.
-fn check_transforms<'s>(
-    operation: &'static str,
-    mut transforms: impl Iterator<Item = &'s Similarity>,
-) -> Result<()> {
-    match transforms.position(|align| !grid::is_sound(align)) {
-        Some(entry) => Err(Error::Placement {
-            operation,
-            entry,
-            reason: "has a transform that is not finite or without size",
-        }),
-        None => Ok(()),
+    fn checksum(&mut self, frame: &Frame<'_>) -> Result<u64> {
+        frame.check()?;
+        Ok(checksum::checksum(frame))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use kernels::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::picture::{Format, HD, Picture, SD};
+use super::picture::{Bytes, Format, HD, Picture, SD};
 use super::place::Place;
 
 const FORMATS: [Format; 2] = [Format::I420, Format::Nv12];
@@ -670,6 +670,38 @@ pub fn transforms_far_away_work<P: Place>() {
             }
             assert_eq!(before, picture);
         }
+    }
+}
+
+fn checksum<P: Place>(picture: &mut Picture) -> u64 {
+    P::lend(&mut P::kernels(), picture, |kernels, frame| {
+        kernels.checksum(frame)
+    })
+    .unwrap()
+}
+
+/// The same for the same picture in any format and stride; another one once a sample has changed.
+pub fn checksum_tells_pictures_apart<P: Place>() {
+    for size in [(1, 1), (37, 22), (530, 300)] {
+        let mut pictures = [(Format::I420, 0), (Format::Nv12, 0), (Format::Nv12, 7)]
+            .map(|(format, padding)| Picture::noise(size, HD, format, padding, 3));
+        let sums = pictures.each_mut().map(checksum::<P>);
+        assert_eq!([sums[0]; 3], sums, "{size:?}");
+        for picture in &mut pictures {
+            for (plane, part) in [(0, 0), (0, 3), (1, 0), (1, 2), (1, 5)] {
+                let Bytes { row, stride, .. } = picture.planes[plane];
+                let rows = picture.planes[plane].data.len().div_ceil(stride);
+                let index = part * (rows - 1) / 5 * stride + part * (row - 1) / 5;
+                picture.planes[plane].data[index] ^= 1;
+                assert_ne!(
+                    checksum::<P>(picture),
+                    sums[0],
+                    "{size:?} plane {plane} byte {index}"
+                );
+                picture.planes[plane].data[index] ^= 1;
+            }
+        }
+        assert_eq!(pictures.each_mut().map(checksum::<P>), sums);
     }
 }
 

@@ -30,6 +30,7 @@ macro_rules! suite {
                 cover_of_what_has_no_place_covers_the_frame
                 tiny_frames_work
                 transforms_far_away_work
+                checksum_tells_pictures_apart
                 shapes_are_checked
                 agrees_with_the_cpu
             );

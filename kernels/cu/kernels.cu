@@ -1,0 +1,6 @@
+// All kernels as one module.
+#include "blend.cu"
+#include "checksum.cu"
+#include "cover.cu"
+#include "resize.cu"
+#include "warp.cu"
