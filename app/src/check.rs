@@ -7,6 +7,7 @@ use engines::models::Store;
 use gstreamer as gst;
 
 use crate::run::REQUIREMENTS;
+use crate::serve::config::{Config, Secret, Source};
 
 /// Whether something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,66 @@ pub fn table(rows: &[Row]) -> String {
     rows.iter()
         .map(|row| format!("{:<width$}  {:<8}  {}\n", row.what, row.state, row.note))
         .collect()
+}
+
+/// What a configuration refers to: passwords, certificates, folders, devices.
+pub fn configured(config: &Config) -> Vec<Row> {
+    let row = |what: String, found: Result<String, String>| {
+        let (state, note) = match found {
+            Ok(note) => (State::Present, note),
+            Err(note) => (State::Missing, note),
+        };
+        Row { what, state, note }
+    };
+    let readable = |path: &Path| {
+        std::fs::File::open(path)
+            .map(|_| path.display().to_string())
+            .map_err(|error| format!("{}: cannot be read: {error}", path.display()))
+    };
+    let password = |path: &Path, least| {
+        Secret::read(path, least)
+            .map(|_| path.display().to_string())
+            .map_err(|error| error.to_string())
+    };
+    let mut rows = Vec::new();
+    for (place, user) in config
+        .rtsp
+        .user
+        .iter()
+        .map(|user| ("viewer", user))
+        .chain(config.page.user.iter().map(|user| ("operator", user)))
+    {
+        rows.push(row(
+            format!("password of the {place} {}", user.name),
+            password(&user.password_file, Secret::LEAST),
+        ));
+    }
+    if let Some(tls) = &config.rtsp.tls {
+        rows.push(row("TLS certificate".into(), readable(&tls.certificate)));
+        rows.push(row("TLS key".into(), readable(&tls.key)));
+    }
+    for camera in config.cameras() {
+        let source = match &camera.source {
+            Source::Device(path) | Source::File(path) => readable(path),
+            other => Ok(other.to_string()),
+        };
+        rows.push(row(format!("camera {}", camera.name), source));
+        if let Some(user) = &camera.user {
+            rows.push(row(
+                format!("password for the camera {}", camera.name),
+                password(&user.password_file, 1),
+            ));
+        }
+        if let Some(recording) = &camera.recording {
+            let folder = &recording.folder;
+            let usable = std::fs::create_dir_all(folder)
+                .and_then(|()| tempfile::tempfile_in(folder))
+                .map(|_| folder.display().to_string())
+                .map_err(|error| format!("{}: cannot write there: {error}", folder.display()));
+            rows.push(row(format!("recording of {}", camera.name), usable));
+        }
+    }
+    rows
 }
 
 fn networks(store: &Store) -> Vec<Row> {

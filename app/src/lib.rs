@@ -8,5 +8,6 @@ pub mod models;
 pub mod networks;
 pub mod pipeline;
 pub mod run;
+pub mod serve;
 pub mod sheet;
 pub mod track;

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use engines::models::default_dir;
 use gstreamer as gst;
+use persona::serve::config::Config;
 use persona::{bench, check, element, models, run, sheet};
 
 /// The stream failed in the middle, or something needed is missing.
@@ -40,7 +41,13 @@ enum Command {
         persona run --input photos --output photos-anonymized")]
     Run(run::Options),
     /// Say what is present and what is missing, with the remedy for each
-    Check(Folder),
+    Check {
+        /// Check this configuration of a box and what it refers to, too
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        folder: Folder,
+    },
     /// Fetch the networks and look at them
     Models {
         #[command(subcommand)]
@@ -101,8 +108,14 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
                 }
             })
         }
-        Command::Check(folder) => {
-            let rows = check::check(&folder.path(), "/".as_ref())?;
+        Command::Check { config, folder } => {
+            let config = config.map(|path| Config::read(&path)).transpose()?;
+            let models = match (&folder.models, &config) {
+                (None, Some(config)) => config.networks.folder.clone(),
+                _ => folder.path(),
+            };
+            let mut rows = check::check(&models, "/".as_ref())?;
+            rows.extend(config.iter().flat_map(check::configured));
             print!("{}", check::table(&rows));
             Ok(if check::is_complete(&rows) {
                 ExitCode::SUCCESS

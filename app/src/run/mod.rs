@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use engines::models::default_dir;
+use serde::Deserialize;
 
 pub(crate) use elements::make;
 pub use elements::{REQUIREMENTS, Requirement};
@@ -135,7 +136,8 @@ pub struct Faces {
 }
 
 /// [`Policy`] on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PolicyName {
     /// Replace each face, or cover it where that cannot be done well
     #[default]
@@ -214,7 +216,8 @@ pub struct Encoding {
 }
 
 /// x264's presets that keep up with a camera.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// Fastest, largest files
     #[default]

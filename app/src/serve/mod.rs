@@ -1,0 +1,3 @@
+//! `persona serve`: cameras in, anonymized streams out, for months.
+
+pub mod config;
