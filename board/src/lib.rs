@@ -33,19 +33,35 @@
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+#[cfg(feature = "std")]
+pub mod boards;
 mod button;
+#[cfg(feature = "gpio")]
+pub mod cdev;
+#[cfg(feature = "std")]
+mod error;
 mod ladder;
 mod lamp;
 mod panel;
+#[cfg(feature = "pi")]
+pub mod pi;
+mod pulse;
+#[cfg(feature = "std")]
+pub mod sensors;
 mod sim;
 mod state;
 mod trace;
+#[cfg(feature = "std")]
+pub mod watchdog;
 
 pub use button::{Button, DEBOUNCE, Debounce, GAP, LONG};
 pub use embassy_time::{Duration, Instant};
+#[cfg(feature = "std")]
+pub use error::Error;
 pub use ladder::{Ladder, Limits, Load, Rung};
 pub use lamp::{Pattern, STILL};
 pub use panel::Panel;
+pub use pulse::{Pulse, SILENCE, START};
 pub use sim::{Full, QUEUE, Sim};
 pub use state::{Cause, Event, LONGEST_BYPASS, Press, Rules, State, TooLong, View};
 pub use trace::{RECORDS, Record, Trace, What};
