@@ -47,6 +47,21 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         }
         steps::run(&mut test)
     });
+    // Real pins are features of their own; without them the logic is `no_std`.
+    all.step("board with its pins", || {
+        for features in ["", "gpio,pi"] {
+            let clippy = [
+                "clippy",
+                "--package",
+                "board",
+                "--all-targets",
+                "--features",
+                features,
+            ];
+            steps::run(cargo().args(clippy).args(["--", "-D", "warnings"]))?;
+        }
+        steps::run(cargo().args(["test", "--package", "board", "--features", "gpio,pi"]))
+    });
     all.step("documentation", || {
         steps::run(
             cargo()
