@@ -7,6 +7,7 @@ pub mod frame;
 pub mod models;
 pub mod networks;
 pub mod pipeline;
+mod rtsp;
 pub mod run;
 pub mod serve;
 pub mod sheet;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use engines::models::default_dir;
 use gstreamer as gst;
 use persona::serve::config::Config;
-use persona::{bench, check, element, models, run, sheet};
+use persona::{bench, check, element, models, run, serve, sheet};
 
 /// The stream failed in the middle, or something needed is missing.
 const FAILED: u8 = 1;
@@ -40,6 +40,10 @@ enum Command {
         persona run --input /dev/video0 --output display\n  \
         persona run --input photos --output photos-anonymized")]
     Run(run::Options),
+    /// Serve cameras as a box does, for ever: streams, slates, recordings
+    ///
+    /// Exit status: 0 after Ctrl-C or SIGTERM, 2 could not start.
+    Serve(serve::Options),
     /// Say what is present and what is missing, with the remedy for each
     Check {
         /// Check this configuration of a box and what it refers to, too
@@ -107,6 +111,14 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
                     ExitCode::from(FAILED)
                 }
             })
+        }
+        Command::Serve(options) => {
+            let Some(path) = options.config.filter(|_| !options.starter) else {
+                print!("{}", serve::config::STARTER);
+                return Ok(ExitCode::SUCCESS);
+            };
+            serve::run(&Config::read(&path)?, &*interrupted()?)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check { config, folder } => {
             let config = config.map(|path| Config::read(&path)).transpose()?;

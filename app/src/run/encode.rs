@@ -107,7 +107,8 @@ pub(super) fn file(
     Ok(muxer)
 }
 
-fn muxer(container: Container) -> Result<gst::Element, Error> {
+/// The muxer of a format.
+pub(crate) fn muxer(container: Container) -> Result<gst::Element, Error> {
     match container {
         Container::Mp4 => {
             let muxer = make("mp4mux")?;
@@ -122,7 +123,7 @@ fn muxer(container: Container) -> Result<gst::Element, Error> {
 
 /// Lets the first frame be the beginning of the file, however long the source took to give it: without sound there is
 /// nothing that it could be late for.
-pub(super) fn from_zero(muxer: &gst::Element) {
+pub(crate) fn from_zero(muxer: &gst::Element) {
     if muxer.has_property("start-gap-threshold") {
         muxer.set_property("start-gap-threshold", gst::ClockTime::from_seconds(24 * 3600));
     } else {

@@ -24,7 +24,6 @@ mod input;
 mod output;
 mod pictures;
 mod report;
-mod serve;
 mod source;
 mod stream;
 
@@ -39,7 +38,7 @@ use serde::Deserialize;
 
 pub(crate) use elements::make;
 pub use elements::{REQUIREMENTS, Requirement};
-pub(crate) use encode::x264;
+pub(crate) use encode::{from_zero, muxer, x264};
 pub use error::Error;
 pub use input::Input;
 pub use output::{Container, Mount, Output};
@@ -150,7 +149,7 @@ pub enum PolicyName {
 
 impl PolicyName {
     /// Name of the element's property value.
-    fn nick(self) -> &'static str {
+    pub(crate) fn nick(self) -> &'static str {
         match self {
             Self::Anonymize => "anonymize",
             Self::Cover => "cover",

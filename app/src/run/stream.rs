@@ -13,11 +13,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::elements::{self, make};
 use super::encode::{even, file, from_zero, x264};
 use super::output::Partial;
-use super::serve::Server;
 use super::source::{Tracks, source};
-use super::{Error, Input, Options, Output, Report, report};
+use super::{Error, Input, Mount, Options, Output, Report, report};
 use crate::element::Persona;
 use crate::pipeline::{Snapshot, Stats};
+use crate::rtsp::{Feed, Listen, Server};
 
 /// How often the run looks after itself.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
@@ -219,12 +219,12 @@ impl Stream {
             }
             Output::Rtsp(mount) => {
                 let (encoder, format) = (x264(&options.encoding, true)?, make("capsfilter")?);
-                format.set_property("caps", Server::caps());
+                format.set_property("caps", Feed::caps());
                 let crop = even(&persona)?;
                 let queue = make("queue")?;
                 // Nobody hears of a stream that cannot be made.
-                let server = Server::start(mount)?;
-                let sink = server.sink();
+                let server = serve(mount)?;
+                let sink = server.mount(&mount.path).sink();
                 sink.set_property("sync", !input.is_live());
                 assemble(&pipeline, &[&queue, &crop, &encoder, &format, sink.upcast_ref()])?;
                 link(persona.upcast_ref(), &queue)?;
@@ -585,6 +585,23 @@ fn missing_codec(structure: &gst::StructureRef) -> Option<String> {
     (structure.name() == "missing-plugin")
         .then(|| structure.get("name").ok())
         .flatten()
+}
+
+/// A server for one stream, to which everybody has access.
+fn serve(mount: &Mount) -> Result<Server, Error> {
+    // Asked for here, because the server would only fail at the first client.
+    make("rtph264pay")?;
+    let listen = Listen {
+        host: mount.host.clone(),
+        port: mount.port,
+        ..Listen::default()
+    };
+    let server = Server::start(listen).map_err(|error| Error::Address {
+        address: mount.to_string(),
+        reason: error.to_string(),
+    })?;
+    log::info!("serving {mount}");
+    Ok(server)
 }
 
 /// The formats that the element takes.

@@ -1,0 +1,353 @@
+//! A box at work: cameras that come and go, viewers that stay.
+
+mod camera;
+mod clip;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use camera::{Codec, TestCamera, free_port};
+use gst::prelude::*;
+use gstreamer as gst;
+use gstreamer_app as gst_app;
+
+/// Mean luma above which a frame is the camera's test picture and below which it is a slate.
+const BRIGHT: f64 = 60.0;
+
+/// `persona serve` in the background, stopped with the test.
+struct Box {
+    process: Child,
+    port: u16,
+}
+
+impl Box {
+    fn start(folder: &Path, port: u16, config: &str) -> Self {
+        let path = folder.join("persona.toml");
+        std::fs::write(&path, config).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_persona"))
+            .args(["serve", "--config"])
+            .arg(&path)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < until, "nobody listens at port {port}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Self { process, port }
+    }
+
+    fn address(&self, mount: &str) -> String {
+        format!("rtsp://127.0.0.1:{}/{mount}", self.port)
+    }
+
+    /// Asks it to stop, as the system does, and waits.
+    fn stop(mut self) -> Option<i32> {
+        let id = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("persona serve does not stop");
+    }
+}
+
+impl Drop for Box {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a viewer saw: when, and whether it was the camera's picture.
+type Seen = Arc<Mutex<Vec<(Instant, bool)>>>;
+
+/// Somebody who watches a stream.
+struct Viewer {
+    pipeline: gst::Pipeline,
+    seen: Seen,
+    sizes: Arc<Mutex<Vec<(u32, u32)>>>,
+}
+
+impl Viewer {
+    fn watch(address: &str, login: &str) -> Self {
+        let pipeline = gst::parse::launch(&format!(
+            "rtspsrc location={address} latency=0 protocols=tcp tls-validation-flags=0 {login} ! rtph264depay ! avdec_h264 ! \
+             videoconvert ! video/x-raw,format=I420 ! appsink name=sink sync=false"
+        ))
+        .unwrap()
+        .downcast::<gst::Pipeline>()
+        .unwrap();
+        let (seen, sizes) = (Seen::default(), Arc::<Mutex<Vec<_>>>::default());
+        let notes = (seen.clone(), sizes.clone());
+        pipeline
+            .by_name("sink")
+            .and_downcast::<gst_app::AppSink>()
+            .unwrap()
+            .set_callbacks(
+                gst_app::AppSinkCallbacks::builder()
+                    .new_sample(move |sink| {
+                        let frame = clip::frame(&sink.pull_sample().unwrap());
+                        notes
+                            .0
+                            .lock()
+                            .unwrap()
+                            .push((Instant::now(), frame.luma > BRIGHT));
+                        let mut sizes = notes.1.lock().unwrap();
+                        if sizes.last() != Some(&frame.size) {
+                            sizes.push(frame.size);
+                        }
+                        Ok(gst::FlowSuccess::Ok)
+                    })
+                    .build(),
+            );
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self {
+            pipeline,
+            seen,
+            sizes,
+        }
+    }
+
+    /// Waits for the camera's picture or for a slate after `since`, and says when it came.
+    fn wait(&self, picture: bool, since: Instant, limit: Duration) -> Instant {
+        let until = Instant::now() + limit;
+        loop {
+            let seen = self.seen.lock().unwrap();
+            if let Some((when, _)) = seen
+                .iter()
+                .find(|(when, bright)| *when >= since && *bright == picture)
+            {
+                return *when;
+            }
+            drop(seen);
+            if let Some(error) = self.fault() {
+                panic!("the viewer was cut off: {error}");
+            }
+            let wanted = if picture { "picture" } else { "slate" };
+            assert!(Instant::now() < until, "no {wanted} within {limit:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The longest time without a frame since `since`.
+    fn longest_gap(&self, since: Instant) -> Duration {
+        let seen = self.seen.lock().unwrap();
+        let times: Vec<_> = seen
+            .iter()
+            .map(|(when, _)| *when)
+            .filter(|when| *when >= since)
+            .collect();
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().expect("there are frames")
+    }
+
+    fn fault(&self) -> Option<String> {
+        let bus = self.pipeline.bus()?;
+        let message = bus.pop_filtered(&[gst::MessageType::Error, gst::MessageType::Eos])?;
+        Some(format!("{message:?}"))
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+fn password(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn a_lost_camera_becomes_a_slate_and_comes_back_on_the_same_connection() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let camera = TestCamera::start(0, Codec::H264, None);
+    let camera_port = camera.port();
+    let port = free_port();
+    let server = Box::start(
+        dir.path(),
+        port,
+        &format!(
+            "[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[page]\nlisten = \"127.0.0.1:{}\"\n\
+             [[camera]]\nname = \"hall\"\nsource = \"rtsp://127.0.0.1:{camera_port}/camera\"\ntimeout = 2\n\
+             [camera.faces]\nlook_ahead = 0\n[camera.recording]\nfolder = \"recordings\"\nsegment = 2\n\
+             [[camera]]\nname = \"door\"\nsource = \"rtsp://127.0.0.1:{camera_port}/other\"\n",
+            free_port()
+        ),
+    );
+    // The door's camera does not exist: a slate from the beginning.
+    let door = Viewer::watch(&server.address("door"), "");
+    let hall = Viewer::watch(&server.address("hall"), "");
+    let start = Instant::now();
+    hall.wait(true, start, Duration::from_secs(20));
+    door.wait(false, start, Duration::from_secs(20));
+    assert!(door.seen.lock().unwrap().iter().all(|(_, picture)| !picture));
+    std::thread::sleep(Duration::from_secs(2));
+
+    // The camera dies.
+    let killed = Instant::now();
+    drop(camera);
+    let slate = hall.wait(false, killed, Duration::from_secs(5)) - killed;
+    assert!(slate <= Duration::from_secs(1), "the slate came after {slate:?}");
+    std::thread::sleep(Duration::from_secs(1));
+
+    // It comes back.
+    let camera = TestCamera::start(camera_port, Codec::H264, None);
+    let back = Instant::now();
+    hall.wait(true, back, Duration::from_secs(20));
+
+    // It stands still without a word.
+    std::thread::sleep(Duration::from_secs(1));
+    let muted = Instant::now();
+    camera.set_silent(true);
+    let slate = hall.wait(false, muted, Duration::from_secs(5)) - muted;
+    assert!(
+        slate <= Duration::from_millis(1500),
+        "the slate came after {slate:?}"
+    );
+    camera.set_silent(false);
+    hall.wait(
+        true,
+        Instant::now() + Duration::from_millis(500),
+        Duration::from_secs(30),
+    );
+
+    // The other stream never noticed, and neither viewer had to connect anew.
+    let gap = door.longest_gap(start + Duration::from_secs(1));
+    assert!(
+        gap < Duration::from_secs(1),
+        "the other stream paused for {gap:?}"
+    );
+    assert!(hall.fault().is_none() && door.fault().is_none());
+    assert_eq!(server.stop(), Some(0));
+
+    let recordings: Vec<_> = std::fs::read_dir(dir.path().join("recordings"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(recordings.len() >= 2, "{recordings:?}");
+    let contents: Vec<_> = recordings.iter().map(|path| clip::decode(path)).collect();
+    let bright = |picture: bool| {
+        contents
+            .iter()
+            .flat_map(|contents| &contents.frames)
+            .filter(|frame| (frame.luma > BRIGHT) == picture)
+            .count()
+    };
+    assert!(
+        bright(true) > 20 && bright(false) > 3,
+        "{} pictures, {} slates",
+        bright(true),
+        bright(false)
+    );
+    for contents in &contents {
+        assert_eq!(contents.audio_buffers, 0);
+        assert!(contents.frames.windows(2).all(|pair| pair[1].time > pair[0].time));
+    }
+}
+
+#[test]
+fn viewers_need_the_password_and_cameras_get_theirs() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let camera = TestCamera::start(0, Codec::H265, Some(("persona", "camera-secret")));
+    let port = free_port();
+    password(dir.path(), "hall.password", "camera-secret\n");
+    password(dir.path(), "viewer.password", "viewer-secret\n");
+    let server = Box::start(
+        dir.path(),
+        port,
+        &format!(
+            "[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[[rtsp.user]]\nname = \"anna\"\npassword_file = \"viewer.password\"\n\
+             [page]\nlisten = \"127.0.0.1:{}\"\n\
+             [[camera]]\nname = \"hall\"\nsource = \"rtsp://127.0.0.1:{}/camera\"\ntransport = \"udp\"\nmount = \"/a/b\"\n\
+             [camera.user]\nname = \"persona\"\npassword_file = \"hall.password\"\n",
+            free_port(),
+            camera.port()
+        ),
+    );
+    let start = Instant::now();
+    let known = Viewer::watch(&server.address("a/b"), "user-id=anna user-pw=viewer-secret");
+    known.wait(true, start, Duration::from_secs(20));
+    for login in [
+        "",
+        "user-id=anna user-pw=viewer-secre",
+        "user-id=bert user-pw=viewer-secret",
+    ] {
+        let stranger = Viewer::watch(&server.address("a/b"), login);
+        let until = Instant::now() + Duration::from_secs(10);
+        let refused = loop {
+            if let Some(fault) = stranger.fault() {
+                break fault;
+            }
+            assert!(Instant::now() < until, "{login:?} was not refused");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(stranger.seen.lock().unwrap().is_empty(), "{login:?} saw a frame");
+        assert!(
+            refused.contains("nauthorized") || refused.contains("not-authorized"),
+            "{refused}"
+        );
+    }
+    // Another size than the slate's, and no interruption by the change.
+    assert_eq!(known.sizes.lock().unwrap().last(), Some(&(320, 240)));
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_box_that_cannot_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let camera = "[[camera]]\nname = \"hall\"\nsource = \"test\"\n";
+    password(dir.path(), "short.password", "short\n");
+    let user = "[[rtsp.user]]\nname = \"a\"\npassword_file";
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let cases: [(String, &[&str]); 5] = [
+        (
+            format!("{camera}polycy = \"cover\"\n"),
+            &["persona.toml:4: polycy: unknown key"],
+        ),
+        (
+            format!("{camera}{user} = \"none.password\"\n"),
+            &["none.password", "cannot read the password"],
+        ),
+        (
+            format!("{camera}{user} = \"short.password\"\n"),
+            &["short.password", "8 or more"],
+        ),
+        (
+            format!("{camera}[rtsp]\nlisten = \"{taken}\"\n"),
+            &["rtsp.listen", "port free"],
+        ),
+        (
+            format!("{camera}[rtsp.tls]\ncertificate = \"a.crt\"\nkey = \"a.key\"\n"),
+            &["a.crt", "certificate"],
+        ),
+    ];
+    for (config, words) in cases {
+        let path = dir.path().join("persona.toml");
+        std::fs::write(&path, &config).unwrap();
+        let output = clip::persona(&["serve", "--config", path.to_str().unwrap()]);
+        clip::assert_refused(&output, &dir.path().join("nothing"), words);
+    }
+}
