@@ -7,7 +7,9 @@ mod demo;
 mod libtorch;
 mod ptx;
 mod setup;
+mod slots;
 mod steps;
+mod tensorrt;
 mod test;
 
 use std::{
@@ -54,6 +56,10 @@ enum Command {
     },
     /// Measure the whole job from decode to encode, beside another program when asked to
     Bench(bench::Options),
+    /// Check the TensorRT binding alone, as `test` does: needs the networks (`persona models fetch`)
+    Tensorrt,
+    /// Write the tables of engines/src/trt/sys from TensorRT's headers (never committed), or compare with them
+    TensorrtSlots(slots::Options),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +93,13 @@ fn run(command: Command) -> Result<()> {
             steps::run(trainer.arg("--").args(arguments))
         }
         Command::Bench(options) => bench::run(root, &options),
+        Command::Tensorrt => {
+            setup::ensure()?;
+            let mut all = steps::Steps::default();
+            tensorrt::check(root, &mut all);
+            all.finish()
+        }
+        Command::TensorrtSlots(options) => slots::run(root, &options),
     }
 }
 

@@ -3,7 +3,7 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clips, libtorch, ptx, setup, steps, steps::Steps};
+use crate::{clips, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
 
 /// What `cargo xtask test` runs beyond the ordinary checks.
 #[derive(Args)]
@@ -62,6 +62,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         }
         steps::run(cargo().args(["test", "--package", "board", "--features", "gpio,pi"]))
     });
+    tensorrt::check(root, &mut all);
     all.step("documentation", || {
         steps::run(
             cargo()

@@ -86,6 +86,24 @@ pub enum Error {
         reason: String,
     },
 
+    /// TensorRT cannot be used.
+    #[error("{path}: not a usable TensorRT: {reason}", path = path.display())]
+    TensorRtLibrary {
+        /// The library, by its path or by the name that the system's loader looks for.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// TensorRT refused to compile, load or run a network.
+    #[error("{network}: TensorRT says: {reason}")]
+    TensorRt {
+        /// The network's name.
+        network: String,
+        /// TensorRT's own words.
+        reason: String,
+    },
+
     /// A network does not give the numbers that it gave when it was admitted into this program.
     #[error(
         "{network}: {tensor} gives {got} for the golden input, wanted {wanted} within {tolerance}; \

@@ -34,7 +34,8 @@
 //! * [`onnx`]: reading, writing and converting ONNX. No network of others is run in a form that this program has not
 //!   proven equal to its original.
 //! * [`golden`]: every network is run on a known input when it is loaded; one that gives other numbers is refused.
-//! * [`Engine`]: one loaded network on one place where pixels live. [`cpu`] runs it in ONNX Runtime.
+//! * [`Engine`]: one loaded network on one place where pixels live. [`cpu`] runs it in ONNX Runtime, `trt` in TensorRT
+//!   (feature `tensorrt`).
 //! * [`Detector`], [`Landmarker`], [`Embedder`], [`Generator`]: what goes in and what the numbers mean. Generic over
 //!   the place, and without allocation once every number of faces and input size has been seen.
 //!
@@ -57,6 +58,8 @@ pub mod landmarks;
 pub mod models;
 pub mod onnx;
 mod signature;
+#[cfg(feature = "tensorrt")]
+pub mod trt;
 
 pub use detector::{Detection, Detector, InputSize, suppress};
 pub use embedding::{Embedder, Embedding};
