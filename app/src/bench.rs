@@ -75,6 +75,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Bench, Error> 
             faces: options.faces.clone(),
             encoding: options.encoding.clone(),
             camera: run::Camera::default(),
+            panel: crate::panel::Options::default(),
         },
         interrupted,
     )?;

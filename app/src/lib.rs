@@ -6,6 +6,7 @@ pub mod element;
 pub mod frame;
 pub mod models;
 pub mod networks;
+pub mod panel;
 pub mod pipeline;
 mod rtsp;
 pub mod run;

@@ -79,7 +79,8 @@ impl Folder {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,persona::panel=info"))
+        .init();
     match work(Cli::parse().command) {
         Ok(status) => status,
         Err(error) => {

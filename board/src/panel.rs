@@ -9,6 +9,8 @@ struct Logic {
     state: State,
     button: Button,
     tamper: Debounce,
+    /// Whether the housing was ever open. No reset ends that: only whoever starts the program anew.
+    tampered: bool,
     /// What was shown at the last look.
     view: Option<View>,
 }
@@ -33,6 +35,7 @@ impl Logic {
             self.step(Some(Event::Press(press)), now, note);
         }
         if self.tamper.due(now).is_some() && self.tamper.settle() {
+            self.tampered = true;
             self.step(Some(Event::Fault(Cause::Tamper)), now, note);
         }
         self.step(None, now, note);
@@ -41,7 +44,8 @@ impl Logic {
 
     fn step(&mut self, event: Option<Event>, now: Instant, note: &mut impl FnMut(Instant, What)) {
         let from = self.state;
-        self.state = from.next(event, now, &self.rules);
+        let refused = self.tampered && event == Some(Event::Reset);
+        self.state = from.next(event.filter(|_| !refused), now, &self.rules);
         if event.is_some() || from != self.state {
             let to = self.state;
             note(now, What::Step { event, from, to });
@@ -319,7 +323,7 @@ mod tests {
             if matches!(event, Some(Event::Fault(_))) {
                 assert_eq!(after.state, State::Fault, "from {before:?}");
             }
-            if before.state == State::Fault && event != Some(Event::Reset) {
+            if before.state == State::Fault && (event != Some(Event::Reset) || before.tampered) {
                 assert_eq!(after.state, State::Fault, "by {event:?}");
             }
             if after.state == State::Fault || after.button.is_undecided() {
@@ -388,6 +392,8 @@ mod tests {
         panel.advance(at + Duration::from_millis(320));
         assert_eq!((panel.state(), panel.view()), (State::Fault, View::Covered));
         assert!(!panel.relay());
+        panel.event(Event::Reset, at + Duration::from_secs(1));
+        assert_eq!(panel.state(), State::Fault, "a reset does not close the housing");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use engines::models::{Store, default_dir};
 use super::pixels::{Layout, VideoBuffer};
 use crate::frame::{Anonymized, RawFrame};
 use crate::networks;
-use crate::pipeline::{self, MOST_HELD, Snapshot, Threads};
+use crate::pipeline::{self, MOST_HELD, Snapshot, Threads, Vitals};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -50,6 +50,44 @@ pub enum Policy {
     /// Cover the whole frame.
     #[enum_value(name = "Cover the whole frame", nick = "shutter")]
     Shutter,
+}
+
+/// What may be shown of a stream: whoever stands at the box decides, over the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, glib::Enum)]
+#[repr(i32)]
+#[enum_type(name = "GstPersonaView")]
+pub enum View {
+    /// What the policy leaves.
+    #[default]
+    #[enum_value(name = "What the policy leaves", nick = "anonymized")]
+    Anonymized,
+    /// The whole frame covered.
+    #[enum_value(name = "The whole frame covered", nick = "covered")]
+    Covered,
+    /// A black slate.
+    #[enum_value(name = "A black slate", nick = "slate")]
+    Slate,
+}
+
+impl From<View> for board::View {
+    fn from(view: View) -> Self {
+        match view {
+            View::Anonymized => Self::Anonymized,
+            View::Covered => Self::Covered,
+            View::Slate => Self::Slate,
+        }
+    }
+}
+
+impl From<board::View> for View {
+    fn from(view: board::View) -> Self {
+        match view {
+            // The element has no way to show a raw picture.
+            board::View::Raw | board::View::Anonymized => Self::Anonymized,
+            board::View::Covered => Self::Covered,
+            board::View::Slate => Self::Slate,
+        }
+    }
 }
 
 impl From<Policy> for pipeline::Policy {
@@ -89,6 +127,7 @@ struct Settings {
     threads: u32,
     pipeline: pipeline::Settings,
     policy: Policy,
+    view: View,
 }
 
 impl Default for Settings {
@@ -98,6 +137,7 @@ impl Default for Settings {
             threads: 1,
             pipeline: pipeline::Settings::default(),
             policy: Policy::default(),
+            view: View::default(),
         }
     }
 }
@@ -121,6 +161,8 @@ struct Shared {
     key_frames: AtomicU32,
     /// Whether a fault of the pipeline has been reported.
     fault: AtomicBool,
+    /// Whether covered frames leave as a black slate.
+    slate: AtomicBool,
 }
 
 impl Default for Shared {
@@ -129,6 +171,7 @@ impl Default for Shared {
             flow: Mutex::new(Ok(gst::FlowSuccess::Ok)),
             key_frames: AtomicU32::new(0),
             fault: AtomicBool::new(false),
+            slate: AtomicBool::new(false),
         }
     }
 }
@@ -156,6 +199,33 @@ impl Persona {
             .clone()
     }
 
+    /// Changes what may be shown.
+    pub(super) fn set_view(&self, view: board::View) {
+        let mut settings = lock(&self.settings);
+        let before = std::mem::replace(&mut settings.view, view.into());
+        let view = settings.view;
+        self.shared.slate.store(view == View::Slate, Ordering::Release);
+        // Under the lock, so that of two calls the later one holds for the threads too.
+        let Some(threads) = self.running() else {
+            return;
+        };
+        threads.set_view(view.into());
+        if view > before {
+            self.shared.key_frames.store(KEY_FRAMES, Ordering::Release);
+        }
+    }
+
+    /// Changes how much work frames are given.
+    pub(super) fn set_rung(&self, rung: board::Rung) {
+        if let Some(threads) = self.running() {
+            threads.set_rung(rung);
+        }
+    }
+
+    pub(super) fn vitals(&self) -> Option<Vitals> {
+        self.running().map(|threads| threads.stats().vitals())
+    }
+
     pub(super) fn snapshot(&self) -> Option<Snapshot> {
         self.running().map(|threads| threads.stats().snapshot())
     }
@@ -173,8 +243,11 @@ impl Persona {
             .map_err(|error| gst::error_msg!(gst::LibraryError::Init, ("{error}")))?;
         let threads = Arc::new(threads);
         *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Some(threads.clone());
-        // Not from the copy: the policy may have changed while the networks were loading.
-        threads.set_policy(lock(&self.settings).policy.into());
+        // Not from the copy: they may have changed while the networks were loading.
+        let present = lock(&self.settings);
+        threads.set_policy(present.policy.into());
+        threads.set_view(present.view.into());
+        drop(present);
         gst::info!(
             CAT,
             imp = self,
@@ -465,7 +538,12 @@ fn push(
                 .build(),
         );
     }
-    pad.push(frame.into_buffer().into_buffer())
+    let mut pixels = frame.into_buffer();
+    if shared.slate.load(Ordering::Acquire) && pixels.blacken().is_err() {
+        // It is covered, but not black: nobody shall take the one for the other.
+        return Ok(gst::FlowSuccess::Ok);
+    }
+    pad.push(pixels.into_buffer())
 }
 
 /// Removes every meta but the video meta: regions of interest and captions describe the picture, a parent buffer
@@ -639,6 +717,11 @@ impl ObjectImpl for Persona {
                     .blurb("What to do with faces")
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default("view", defaults.view)
+                    .nick("What may be shown")
+                    .blurb("What may be shown, over the policy: for the button at the box")
+                    .mutable_playing()
+                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Frames and faces so far: frames, frames-covered, dropped, faces, generated, covered, fault, and the mean time of each stage in nanoseconds")
@@ -650,6 +733,10 @@ impl ObjectImpl for Persona {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        if pspec.name() == "view" {
+            let view: View = value.get().expect("GObject has checked the type");
+            return self.set_view(view.into());
+        }
         let mut settings = lock(&self.settings);
         let pipeline = &mut settings.pipeline;
         match pspec.name() {
@@ -712,6 +799,7 @@ impl ObjectImpl for Persona {
                 .map_or(0, |deadline| deadline.as_millis() as u32)
                 .to_value(),
             "policy" => settings.policy.to_value(),
+            "view" => settings.view.to_value(),
             name => unreachable!("GObject knows no property {name}"),
         }
     }

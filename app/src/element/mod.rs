@@ -17,6 +17,7 @@
 //!   pictures), every buffer meta but the video meta, and events of unknown kinds are dropped.
 //! * When less may be shown than before (another policy, a fault), the encoder is asked for a key frame, so that no
 //!   later frame is predicted from an earlier one.
+//! * The property `view` covers everything, or makes it a black slate, whatever the policy.
 //! * A frame that cannot be anonymized is covered; one whose memory cannot be reached is dropped.
 
 mod imp;
@@ -28,10 +29,10 @@ use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-pub use imp::{Policy, Scan};
+pub use imp::{Policy, Scan, View};
 pub use pixels::VideoBuffer;
 
-use crate::pipeline::Snapshot;
+use crate::pipeline::{Snapshot, Vitals};
 
 glib::wrapper! {
     /// The element. Make one with `gst::ElementFactory::make("persona")` after [`register`].
@@ -42,6 +43,22 @@ impl Persona {
     /// What was done since the element left the READY state; `None` in READY and NULL.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.imp().snapshot()
+    }
+
+    /// Changes what may be shown, over the policy; holds for frames that are already inside, too. The element has no
+    /// way to show a raw picture: [`board::View::Raw`] is anonymized.
+    pub fn set_view(&self, view: board::View) {
+        self.imp().set_view(view);
+    }
+
+    /// Changes how much work frames are given, in PAUSED and PLAYING.
+    pub fn set_rung(&self, rung: board::Rung) {
+        self.imp().set_rung(rung);
+    }
+
+    /// The few numbers that say whether all is well; `None` in READY and NULL, where the networks are not loaded.
+    pub fn vitals(&self) -> Option<Vitals> {
+        self.imp().vitals()
     }
 }
 

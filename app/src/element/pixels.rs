@@ -91,6 +91,27 @@ impl VideoBuffer {
         Layout::of(info).map(|layout| Self::new(buffer, layout))
     }
 
+    /// Makes the picture black (ITU-R BT.601 and BT.709 code values).
+    pub(super) fn blacken(&mut self) -> Result<(), Unmappable> {
+        self.with_frame(|frame| {
+            let black = match frame.color().range {
+                Range::Limited => 16,
+                Range::Full => 0,
+            };
+            match frame.planes_mut() {
+                Planes::I420 { y, u, v } => {
+                    y.data.fill(black);
+                    u.data.fill(128);
+                    v.data.fill(128);
+                }
+                Planes::Nv12 { y, uv } => {
+                    y.data.fill(black);
+                    uv.data.fill(128);
+                }
+            }
+        })
+    }
+
     /// The buffer, to pass on.
     pub fn into_buffer(self) -> gst::Buffer {
         self.buffer

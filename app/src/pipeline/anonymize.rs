@@ -108,6 +108,8 @@ pub struct Anonymize<K: Kernels> {
     memories: Vec<Memory>,
     sharpness: K::Tensor,
     failing: bool,
+    /// Most faces of a frame that may be replaced at the present load.
+    most_replaced: Option<u32>,
     // Lists whose memory is used again for every frame.
     faces: Vec<Face>,
     chosen: Vec<usize>,
@@ -144,6 +146,7 @@ impl<K: Kernels> Anonymize<K> {
             memories: Vec::new(),
             sharpness,
             failing: false,
+            most_replaced: None,
             faces: Vec::new(),
             chosen: Vec::new(),
             boxes: Vec::new(),
@@ -171,7 +174,9 @@ impl<K: Kernels> Anonymize<K> {
     ) -> (Option<Anonymized<B>>, Vec<Track>) {
         let stats = &shared.stats;
         let policy = shared.policy();
-        let sound = job.sound && policy != Policy::Shutter && !stats.is_faulty();
+        let hidden = policy == Policy::Shutter || shared.is_hidden();
+        let sound = job.sound && !hidden && !stats.is_faulty();
+        self.most_replaced = shared.rung().faces();
         let proof = sound.then(|| self.try_treat(&mut job, policy, stats)).flatten();
         let proof = proof.or_else(|| {
             for _ in &job.tracks {
@@ -305,6 +310,13 @@ impl<K: Kernels> Anonymize<K> {
             asymmetry: 0.0,
             replaced: false,
         }));
+        if let Some(most) = self.most_replaced {
+            // Tracks come oldest first, so that it is the same faces from frame to frame.
+            let candidates = self.faces.iter_mut().filter(|face| face.candidate.is_ok());
+            for face in candidates.skip(most as usize) {
+                face.refuse(Reason::Load);
+            }
+        }
         let mut sound = self.locate(frame, time, clock);
         sound &= self.identify(frame, clock);
         sound &= self.replace(frame, clock);

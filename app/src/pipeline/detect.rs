@@ -5,7 +5,7 @@ use engines::detector::SAME_FACE_IOU;
 use engines::{Detection, Detector, InputSize, suppress};
 use kernels::{Kernels, Rect, Values};
 
-use super::{Error, Job, Settings, Stage, Stats};
+use super::{Error, Job, Settings, Shared, Stage};
 use crate::frame::{Pixels, RawFrame};
 use crate::track::{Track, Tracker};
 
@@ -228,6 +228,8 @@ pub struct Detect<K: Kernels> {
     look_closely: bool,
     /// Tiles that the sweep has looked at.
     swept: usize,
+    /// Frames from one tile of the sweep to the next, at the present load.
+    sweep_pause: u32,
     since_tile: u32,
     since_full: u32,
     thumbnail: K::Tensor,
@@ -256,6 +258,7 @@ impl<K: Kernels> Detect<K> {
             levels: None,
             look_closely: true,
             swept: 0,
+            sweep_pause: settings.scan.sweep_every,
             since_tile: 0,
             since_full: 0,
             thumbnail,
@@ -280,8 +283,10 @@ impl<K: Kernels> Detect<K> {
         mut frame: RawFrame<B>,
         arrived: Instant,
         mut tracks: Vec<Track>,
-        stats: &Stats,
+        shared: &Shared,
     ) -> Job<B> {
+        let stats = &shared.stats;
+        self.sweep_pause = self.scan.sweep_every.saturating_mul(shared.rung().sweep_pause());
         tracks.clear();
         let start = Instant::now();
         // After a panic the state below is not to be relied on; nor is it used again.
@@ -354,7 +359,7 @@ impl<K: Kernels> Detect<K> {
             self.passes(frame, &levels, &level)?;
             if self.has_lost_a_face() && self.since_full >= self.scan.sweep_every {
                 self.full(frame, &levels)?;
-            } else if self.scan.sweep_every > 0 && self.since_tile >= self.scan.sweep_every {
+            } else if self.sweep_pause > 0 && self.since_tile >= self.sweep_pause {
                 self.since_tile = 0;
                 let (level, tile) = self.next_tile(&levels, &level);
                 self.pass(frame, &levels, &level, tile)?;

@@ -30,13 +30,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use board::{Rung, View};
 use kernels::Kernels;
 use thiserror::Error;
 
 pub use anonymize::Anonymize;
 pub use detect::{Detect, LARGEST_INPUT, Scan};
 pub use lookahead::MOST_HELD;
-pub use stats::{Snapshot, Stage, Stats, Times};
+pub use stats::{Snapshot, Stage, Stats, Times, Vitals};
 pub use threads::{Stopped, Threads};
 pub use trust::Trust;
 
@@ -92,13 +93,15 @@ pub enum Reason {
     Network,
     /// The operator wants it so.
     Policy,
+    /// The box sheds work: too hot, or late.
+    Load,
     /// The whole frame was covered.
     Frame,
 }
 
 impl Reason {
     /// Every reason, in the order of the enumeration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Small,
         Self::Turned,
         Self::Landmarks,
@@ -109,6 +112,7 @@ impl Reason {
         Self::Mask,
         Self::Network,
         Self::Policy,
+        Self::Load,
         Self::Frame,
     ];
 }
@@ -126,6 +130,7 @@ impl fmt::Display for Reason {
             Self::Mask => "mask with holes",
             Self::Network => "network failed",
             Self::Policy => "asked for",
+            Self::Load => "too hot or too late",
             Self::Frame => "whole frame covered",
         })
     }
@@ -257,6 +262,10 @@ pub(crate) struct Job<B> {
 pub(crate) struct Shared {
     stats: Stats,
     policy: AtomicU8,
+    /// [`View`] as a number: the higher, the less is shown.
+    view: AtomicU8,
+    /// [`Rung`] as its place in [`Rung::ALL`].
+    rung: AtomicU8,
 }
 
 impl Shared {
@@ -274,6 +283,26 @@ impl Shared {
         let index = usize::from(self.policy.load(Ordering::Acquire));
         // No other number is ever stored; should one be, nothing is shown.
         Policy::ALL.get(index).copied().unwrap_or(Policy::Shutter)
+    }
+
+    fn set_view(&self, view: View) {
+        self.view.store(view as u8, Ordering::Release);
+    }
+
+    /// Whether frames are covered whole, whatever the policy. There is no way to show less than [`View::Anonymized`]
+    /// hides: a pipeline that was asked for [`View::Raw`] anonymizes.
+    fn is_hidden(&self) -> bool {
+        self.view.load(Ordering::Acquire) >= View::Covered as u8
+    }
+
+    fn set_rung(&self, rung: Rung) {
+        self.rung.store(rung as u8, Ordering::Release);
+    }
+
+    fn rung(&self) -> Rung {
+        let index = usize::from(self.rung.load(Ordering::Acquire));
+        // No other number is ever stored; should one be, nothing is replaced.
+        Rung::ALL.get(index).copied().unwrap_or(Rung::Cover)
     }
 }
 
@@ -307,9 +336,7 @@ impl<K: Kernels, B: Pixels<K>> Pipeline<K, B> {
     /// same frame.
     pub fn submit(&mut self, frame: RawFrame<B>, sink: &mut impl FnMut(Anonymized<B>)) {
         let tracks = self.spare.pop().unwrap_or_default();
-        let job = self
-            .detect
-            .look(frame, Instant::now(), tracks, &self.shared.stats);
+        let job = self.detect.look(frame, Instant::now(), tracks, &self.shared);
         if let Some(due) = self.look_ahead.push(job) {
             self.finish(due, sink);
         }
@@ -334,6 +361,17 @@ impl<K: Kernels, B: Pixels<K>> Pipeline<K, B> {
     /// Changes the policy for the frames that have not been anonymized yet, held ones included.
     pub fn set_policy(&mut self, policy: Policy) {
         self.shared.set_policy(policy);
+    }
+
+    /// Changes what may be shown of the frames that have not been anonymized yet, held ones included: covers them
+    /// whole, or leaves them to the policy.
+    pub fn set_view(&mut self, view: View) {
+        self.shared.set_view(view);
+    }
+
+    /// Changes how much work the frames that have not been anonymized yet are given.
+    pub fn set_rung(&mut self, rung: Rung) {
+        self.shared.set_rung(rung);
     }
 
     /// What was done so far.

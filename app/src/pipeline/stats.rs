@@ -181,6 +181,16 @@ impl Stats {
         self.fault.load(Ordering::Acquire)
     }
 
+    /// The few numbers that say whether all is well, cheaper than [`Stats::snapshot`].
+    pub fn vitals(&self) -> Vitals {
+        Vitals {
+            frames: self.frames.load(Ordering::Relaxed),
+            faces: self.faces.load(Ordering::Relaxed),
+            late: self.covered[Reason::Late as usize].load(Ordering::Relaxed),
+            faulty: self.is_faulty(),
+        }
+    }
+
     /// The numbers as they are now. Counters of a frame in work may be ahead of each other.
     pub fn snapshot(&self) -> Snapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -195,6 +205,19 @@ impl Stats {
             fault: self.is_faulty(),
         }
     }
+}
+
+/// What tells whether all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vitals {
+    /// Frames given to the sink.
+    pub frames: u64,
+    /// Faces in those frames.
+    pub faces: u64,
+    /// Faces that were covered because the frame's time was up.
+    pub late: u64,
+    /// Whether a stage has panicked.
+    pub faulty: bool,
 }
 
 /// [`Stats`] at one moment. Displays as a table.

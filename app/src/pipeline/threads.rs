@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
+use board::{Rung, View};
 use kernels::Kernels;
 
 use super::lookahead::LookAhead;
@@ -144,6 +145,17 @@ impl<B: Send + 'static> Threads<B> {
         self.common.shared.set_policy(policy);
     }
 
+    /// Changes what may be shown of the frames that have not been anonymized yet, held ones included: covers them
+    /// whole, or leaves them to the policy.
+    pub fn set_view(&self, view: View) {
+        self.common.shared.set_view(view);
+    }
+
+    /// Changes how much work the frames that have not been anonymized yet are given.
+    pub fn set_rung(&self, rung: Rung) {
+        self.common.shared.set_rung(rung);
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> &Stats {
         &self.common.shared.stats
@@ -204,7 +216,7 @@ fn detect_frames<K: Kernels, B: Pixels<K>>(
             } => {
                 present = epoch;
                 let tracks = spare.try_recv().unwrap_or_default();
-                let job = detect.look(frame, arrived, tracks, stats);
+                let job = detect.look(frame, arrived, tracks, &common.shared);
                 match look_ahead.push(job) {
                     Some(job) => work.send(Work::Job { job, epoch }),
                     None => Ok(()),

@@ -128,6 +128,10 @@ pub enum Error {
     #[error("{0}")]
     Persona(String),
 
+    /// The front panel cannot be used.
+    #[error(transparent)]
+    Panel(#[from] crate::panel::Error),
+
     /// The networks cannot be loaded.
     #[error(transparent)]
     Networks(#[from] crate::networks::Error),

@@ -47,6 +47,7 @@ pub use report::Report;
 pub(crate) use source::{link_video, test_caps};
 pub(crate) use stream::formats;
 
+use crate::panel;
 use crate::pipeline::{Policy, Settings};
 
 /// What `persona run` is told.
@@ -89,6 +90,10 @@ pub struct Options {
     /// How cameras are read
     #[command(flatten, next_help_heading = "Cameras")]
     pub camera: Camera,
+
+    /// The box's front panel
+    #[command(flatten, next_help_heading = "Front panel")]
+    pub panel: panel::Options,
 }
 
 /// How faces are found and replaced.

@@ -16,6 +16,7 @@ use super::output::Partial;
 use super::source::{Tracks, source};
 use super::{Error, Input, Mount, Options, Output, Report, report};
 use crate::element::Persona;
+use crate::panel::Panel;
 use crate::pipeline::{Snapshot, Stats};
 use crate::rtsp::{Feed, Listen, Server};
 
@@ -107,7 +108,11 @@ pub(super) fn run(
     interrupted: &AtomicBool,
 ) -> Result<Report, Error> {
     let before = report::usage(Path::new("/proc")).0;
+    let panel = Panel::open(&options.panel)?;
     let stream = Stream::build(input, output, options)?;
+    if let Some(panel) = &panel {
+        panel.attach(&stream.persona);
+    }
     let Outcome {
         snapshot,
         elapsed,
