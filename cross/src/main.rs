@@ -4,6 +4,7 @@
 mod bench;
 mod clips;
 mod demo;
+mod kernels;
 mod libtorch;
 mod ptx;
 mod setup;
@@ -46,6 +47,8 @@ enum Command {
     Test(test::Options),
     /// Compile the CUDA kernels (kernels/cu) into kernels/ptx
     Ptx(ptx::Options),
+    /// Run the CUDA kernels on the processor: the conformance suite, plainly and under sanitizers
+    Kernels(kernels::Options),
     /// Fetch the libtorch that the trainer links (542 MB, once) and print its folder
     Libtorch,
     /// Run the trainer, libtorch included: `cargo xtask train -- --help`
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Clips => setup::ensure().and_then(|()| clips::defaults(root).map(drop)),
         Command::Test(options) => test::run(root, &options),
         Command::Ptx(options) => ptx::run(root, &options),
+        Command::Kernels(options) => kernels::run(root, &options),
         Command::Libtorch => {
             setup::ensure()?;
             println!("{}", libtorch::ensure(root)?.display());

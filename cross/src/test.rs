@@ -3,7 +3,7 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clips, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
+use crate::{clips, kernels, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
 
 /// What `cargo xtask test` runs beyond the ordinary checks.
 #[derive(Args)]
@@ -31,6 +31,18 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     all.step("format", || steps::run(cargo().args(["fmt", "--all", "--check"])));
     all.step("lints", || {
         steps::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
+    all.step("lints of the CUDA place", || {
+        let mut clippy = cargo();
+        clippy.args([
+            "clippy",
+            "--package",
+            "kernels",
+            "--features",
+            "cuda",
+            "--all-targets",
+        ]);
+        steps::run(clippy.args(["--", "-D", "warnings"]))
     });
     all.step("PTX is current", || ptx::run(root, &ptx::Options { check: true }));
     // The tests need the networks and the clips; the program that fetches the networks is the one under test.
@@ -63,6 +75,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         steps::run(cargo().args(["test", "--package", "board", "--features", "gpio,pi"]))
     });
     tensorrt::check(root, &mut all);
+    all.step("CUDA kernels on the CPU", || {
+        kernels::run(root, &kernels::Options { long: options.long })
+    });
     all.step("documentation", || {
         steps::run(
             cargo()

@@ -15,7 +15,6 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef __SIZE_TYPE__ usize;
 
-__device__ __forceinline__ float floor_of(float x) { return __builtin_floorf(x); }
 __device__ __forceinline__ u32 bits_of(float x) { return __builtin_bit_cast(u32, x); }
 __device__ __forceinline__ void atomic_add(u64* p, u64 v) { __nvvm_atom_add_gen_ll((long long*)p, (long long)v); }
 

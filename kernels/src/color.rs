@@ -86,9 +86,30 @@ impl Values {
     }
 }
 
+/// A byte of a value from 0 to 255: the nearest, of two equally near ones the even one.
+///
+/// At 1.5 * 2^23 numbers lie 1 apart, so the addition rounds and leaves the integer in the lowest bits.
+#[inline(always)]
+pub(crate) fn to_byte(value: f32) -> u8 {
+    (value + 12_582_912.0).to_bits() as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_the_nearest() {
+        for byte in 0..=255_u8 {
+            let exact = f32::from(byte);
+            for value in [exact, (exact - 0.49).max(0.0), (exact + 0.49).min(255.0)] {
+                assert_eq!(to_byte(value), byte, "{value}");
+            }
+        }
+        for (value, even) in [(0.5, 0), (1.5, 2), (126.5, 126), (253.5, 254)] {
+            assert_eq!(to_byte(value), even);
+        }
+    }
 
     /// Reference colours: the 100 % and 75 % bars of the recommendations, worked out by hand.
     #[test]

@@ -17,8 +17,8 @@ pub(crate) struct Edge {
 /// The edges of a hull, with positions relative to `origin`: small numbers keep their precision.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Edges {
-    edges: [Edge; LANDMARKS],
-    count: usize,
+    pub(crate) edges: [Edge; LANDMARKS],
+    pub(crate) count: usize,
     /// Corner of the hull's pixels, even in x and y.
     pub(crate) origin: [usize; 2],
     /// Pixels from the origin to the last one that may lie inside the hull and the frame.

@@ -41,6 +41,14 @@ pub enum Error {
         /// The region that was passed.
         region: crate::Rect,
     },
+    /// The GPU cannot be used, or did not do what it was asked for.
+    #[error("CUDA, {operation}: {reason}")]
+    Device {
+        /// What was to be done.
+        operation: &'static str,
+        /// Why it could not be, and what to do about it where something can be done.
+        reason: String,
+    },
 }
 
 /// Result of this package.

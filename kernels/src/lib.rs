@@ -70,6 +70,8 @@ mod arguments;
 mod axis;
 mod color;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod edges;
 mod error;
 mod frame;

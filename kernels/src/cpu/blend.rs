@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::rows::{change_chroma, luma, to_byte};
+use super::rows::{change_chroma, luma};
 use super::sample::{LANES, Texel, add_texels};
-use crate::color::Coefficients;
+use crate::color::{Coefficients, to_byte};
 use crate::edges::Edges;
 use crate::grid::Grid;
 use crate::{Frame, Placement, Point, Similarity};

@@ -1,7 +1,7 @@
 //! Regions made unrecognisable.
 
-use super::rows::{change_chroma, luma, to_byte};
-use crate::color::Coefficients;
+use super::rows::{change_chroma, luma};
+use crate::color::{Coefficients, to_byte};
 use crate::patch::{GREY, Patch, SLATE, hull};
 use crate::{Frame, Planes, Region};
 

@@ -2,14 +2,6 @@
 
 use crate::Planes;
 
-/// A byte of a value from 0 to 255: the nearest, of two equally near ones the even one.
-///
-/// At 1.5 * 2^23 numbers lie 1 apart, so the addition rounds and leaves the integer in the lowest bits.
-#[inline(always)]
-pub(super) fn to_byte(value: f32) -> u8 {
-    (value + 12_582_912.0).to_bits() as u8
-}
-
 /// Changes the luma of `count` pixels from column `first` on in place.
 pub(super) fn luma<'p>(planes: &'p mut Planes<'_>, row: usize, first: usize, count: usize) -> &'p mut [u8] {
     let (Planes::I420 { y, .. } | Planes::Nv12 { y, .. }) = planes;
@@ -38,24 +30,6 @@ pub(super) fn change_chroma(
             for (i, pair) in pairs.chunks_exact_mut(2).enumerate() {
                 pair.copy_from_slice(&change(i, [pair[0], pair[1]]));
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_the_nearest() {
-        for byte in 0..=255_u8 {
-            let exact = f32::from(byte);
-            for value in [exact, (exact - 0.49).max(0.0), (exact + 0.49).min(255.0)] {
-                assert_eq!(to_byte(value), byte, "{value}");
-            }
-        }
-        for (value, even) in [(0.5, 0), (1.5, 2), (126.5, 126), (253.5, 254)] {
-            assert_eq!(to_byte(value), even);
         }
     }
 }

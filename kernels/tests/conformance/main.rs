@@ -8,9 +8,9 @@ mod place;
 
 /// All checks for one place.
 macro_rules! suite {
-    ($name:ident, $place:ty) => {
+    ($name:ident, $place:ty $(, $needs:literal)?) => {
         mod $name {
-            suite!(@checks $place:
+            suite!(@checks $place, [$($needs)?]
                 tensors_keep_their_entries
                 ramps_stay_ramps
                 warp_follows_rotation_and_scale
@@ -22,6 +22,7 @@ macro_rules! suite {
                 warp_and_blend_give_the_frame_back
                 blend_mixes_by_the_mask
                 blend_changes_nothing_outside_of_the_hull
+                blend_of_many_is_one_after_another
                 blend_makes_what_is_not_finite_grey
                 blend_refuses_what_it_cannot_place
                 cover_depends_on_nothing_inside
@@ -36,8 +37,15 @@ macro_rules! suite {
             );
         }
     };
-    (@checks $place:ty: $($check:ident)*) => {
+    (@checks $place:ty, [] $($check:ident)*) => {
         $(#[test]
+        fn $check() {
+            crate::checks::$check::<$place>();
+        })*
+    };
+    (@checks $place:ty, [$needs:literal] $($check:ident)*) => {
+        $(#[test]
+        #[ignore = $needs]
         fn $check() {
             crate::checks::$check::<$place>();
         })*
@@ -45,3 +53,10 @@ macro_rules! suite {
 }
 
 suite!(cpu, kernels::cpu::Cpu);
+
+#[cfg(feature = "cuda")]
+suite!(
+    cuda,
+    kernels::cuda::Cuda,
+    "needs a CUDA driver, or the one that `cargo xtask kernels` makes"
+);

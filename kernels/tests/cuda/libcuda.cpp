@@ -1,0 +1,305 @@
+// A libcuda.so.1 whose device is the processor and whose kernels are kernels/cu compiled for it. The program loads it
+// like NVIDIA's and makes the same calls: load a module, set arguments, launch, copy, wait.
+//
+// It is strict where the real one is silent. Nothing happens before somebody waits, so that a result that is looked at
+// too early is wrong and memory that is used again too early is overwritten; copies have to stay inside of one
+// allocation; a call in a thread without a context fails; PTX newer than the driver is refused.
+//
+// Environment: FAKE_CUDA_VERSION (11040), FAKE_CUDA_DEVICES (1), FAKE_CUDA_CAPABILITY (87), FAKE_CUDA_FAULT (a launch
+// of the kernel of this name reports an illegal address at the next wait, and so does everything after it).
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "threads.h"
+// After it, so that no header of the system sees CUDA's words.
+#include "kernels.cu"
+
+typedef u32 CUresult;
+typedef u64 CUdeviceptr;
+
+namespace {
+enum : CUresult {
+    OK = 0,
+    INVALID_VALUE = 1,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    UNSUPPORTED_PTX_VERSION = 222,
+    NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
+};
+
+using Work = std::function<void()>;
+using Capture = std::function<Work(void**)>;
+
+/// The arguments of a launch are copied when it is asked for, by the types of the kernel itself.
+template <class... A, usize... I>
+Work capture(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+    std::tuple<A...> values{*static_cast<A*>(arguments[I])...};
+    return [kernel, values] { std::apply(kernel, values); };
+}
+
+struct Kernel {
+    const char* name;
+    Capture capture;
+    bool barriers;
+};
+
+template <class... A>
+Kernel kernel(const char* name, void (*function)(A...), bool barriers = false) {
+    return {name, [function](void** arguments) { return capture(function, arguments, std::index_sequence_for<A...>{}); },
+            barriers};
+}
+
+Kernel kernels[] = {
+    kernel("resize_f32", resize_f32),   kernel("resize_f16", resize_f16),   kernel("warp_f32", warp_f32),
+    kernel("warp_f16", warp_f16),       kernel("blend_f32", blend_f32),     kernel("blend_f16", blend_f16),
+    kernel("cover_paint", cover_paint), kernel("cover_frame", cover_frame), kernel("cover_sides", cover_sides, true),
+    kernel("checksum", checksum, true),
+};
+
+struct Stream {
+    std::vector<Work> work;
+};
+struct Event {
+    Stream* stream;
+};
+
+std::recursive_mutex lock;
+std::map<CUdeviceptr, usize> memory;
+std::vector<Stream*> streams;
+thread_local void* context;
+char the_context, the_module;
+bool broken;
+
+int setting(const char* name, int otherwise) {
+    const char* value = std::getenv(name);
+    return value ? std::atoi(value) : otherwise;
+}
+
+/// Whether the bytes lie in one allocation.
+bool is_ours(CUdeviceptr address, usize bytes) {
+    auto next = memory.upper_bound(address);
+    if (next == memory.begin()) return false;
+    --next;
+    return address + bytes <= next->first + next->second;
+}
+
+CUresult take(CUdeviceptr* address, usize bytes) {
+    if (bytes == 0) return INVALID_VALUE;
+    *address = reinterpret_cast<CUdeviceptr>(std::malloc(bytes));
+    memory[*address] = bytes;
+    return OK;
+}
+
+void run(Stream* stream) {
+    std::vector<Work> work;
+    work.swap(stream->work);
+    for (Work& item : work) item();
+}
+
+CUresult wait(Stream* stream) {
+    run(stream);
+    return broken ? ILLEGAL_ADDRESS : OK;
+}
+
+CUresult give_back(CUdeviceptr address) {
+    // As the real one does: freeing waits.
+    for (Stream* stream : streams) run(stream);
+    if (memory.erase(address) == 0) return INVALID_VALUE;
+    std::free(reinterpret_cast<void*>(address));
+    return OK;
+}
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default"))) CUresult
+#define IN_CONTEXT                                     \
+    std::lock_guard<std::recursive_mutex> guard(lock); \
+    if (!context) return INVALID_CONTEXT
+
+API cuInit(unsigned) { return setting("FAKE_CUDA_DEVICES", 1) > 0 ? OK : NO_DEVICE; }
+API cuDriverGetVersion(int* version) {
+    *version = setting("FAKE_CUDA_VERSION", 11040);
+    return OK;
+}
+API cuDeviceGetCount(int* count) {
+    *count = setting("FAKE_CUDA_DEVICES", 1);
+    return OK;
+}
+API cuDeviceGet(int* device, int ordinal) {
+    if (ordinal >= setting("FAKE_CUDA_DEVICES", 1)) return INVALID_DEVICE;
+    *device = ordinal;
+    return OK;
+}
+API cuDeviceGetAttribute(int* value, int attribute, int) {
+    int capability = setting("FAKE_CUDA_CAPABILITY", 87);
+    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
+    return OK;
+}
+API cuDeviceGetName(char* name, int length, int) {
+    std::snprintf(name, length, "no GPU: kernels on the processor");
+    return OK;
+}
+API cuDevicePrimaryCtxRetain(void** out, int) {
+    *out = &the_context;
+    return OK;
+}
+API cuDevicePrimaryCtxRelease_v2(int) { return OK; }
+API cuCtxSetCurrent(void* now) {
+    context = now;
+    return OK;
+}
+API cuCtxGetCurrent(void** out) {
+    *out = context;
+    return OK;
+}
+API cuCtxSynchronize() {
+    IN_CONTEXT;
+    for (Stream* stream : streams) run(stream);
+    return broken ? ILLEGAL_ADDRESS : OK;
+}
+API cuStreamCreate(Stream** stream, unsigned) {
+    IN_CONTEXT;
+    *stream = new Stream;
+    streams.push_back(*stream);
+    return OK;
+}
+API cuStreamDestroy_v2(Stream* stream) {
+    IN_CONTEXT;
+    run(stream);
+    for (usize i = 0; i < streams.size(); ++i) {
+        if (streams[i] == stream) streams.erase(streams.begin() + i);
+    }
+    delete stream;
+    return OK;
+}
+API cuStreamSynchronize(Stream* stream) {
+    IN_CONTEXT;
+    return wait(stream);
+}
+API cuEventCreate(Event** event, unsigned) {
+    IN_CONTEXT;
+    *event = new Event{nullptr};
+    return OK;
+}
+API cuEventDestroy_v2(Event* event) {
+    IN_CONTEXT;
+    delete event;
+    return OK;
+}
+API cuEventRecord(Event* event, Stream* stream) {
+    IN_CONTEXT;
+    event->stream = stream;
+    return OK;
+}
+API cuEventSynchronize(Event* event) {
+    IN_CONTEXT;
+    return event->stream ? wait(event->stream) : OK;
+}
+API cuMemAlloc_v2(CUdeviceptr* address, usize bytes) {
+    IN_CONTEXT;
+    return take(address, bytes);
+}
+API cuMemFree_v2(CUdeviceptr address) {
+    IN_CONTEXT;
+    return give_back(address);
+}
+API cuMemHostAlloc(void** pointer, usize bytes, unsigned) {
+    IN_CONTEXT;
+    CUdeviceptr address;
+    CUresult result = take(&address, bytes);
+    if (result == OK) *pointer = reinterpret_cast<void*>(address);
+    return result;
+}
+API cuMemFreeHost(void* pointer) {
+    IN_CONTEXT;
+    return give_back(reinterpret_cast<CUdeviceptr>(pointer));
+}
+API cuMemHostGetDevicePointer_v2(CUdeviceptr* address, void* pointer, unsigned) {
+    IN_CONTEXT;
+    *address = reinterpret_cast<CUdeviceptr>(pointer);
+    return is_ours(*address, 1) ? OK : INVALID_VALUE;
+}
+API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, usize bytes, Stream* stream) {
+    IN_CONTEXT;
+    if (!is_ours(to, bytes)) return INVALID_VALUE;
+    stream->work.push_back([=] { std::memcpy(reinterpret_cast<void*>(to), from, bytes); });
+    return OK;
+}
+API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, usize bytes, Stream* stream) {
+    IN_CONTEXT;
+    if (!is_ours(from, bytes)) return INVALID_VALUE;
+    stream->work.push_back([=] { std::memcpy(to, reinterpret_cast<void*>(from), bytes); });
+    return OK;
+}
+API cuMemsetD8Async(CUdeviceptr to, u8 value, usize bytes, Stream* stream) {
+    IN_CONTEXT;
+    if (!is_ours(to, bytes)) return INVALID_VALUE;
+    stream->work.push_back([=] { std::memset(reinterpret_cast<void*>(to), value, bytes); });
+    return OK;
+}
+API cuModuleLoadData(void** module, const void* image) {
+    IN_CONTEXT;
+    const char* version = std::strstr(static_cast<const char*>(image), ".version ");
+    int major = 0, minor = 0;
+    if (!version || std::sscanf(version, ".version %d.%d", &major, &minor) != 2) return INVALID_IMAGE;
+    // CUDA 11.4 reads PTX 7.4, 12.0 reads 8.0.
+    int driver = setting("FAKE_CUDA_VERSION", 11040);
+    int newest = driver < 12000 ? 70 + driver % 1000 / 10 : 80 + driver % 1000 / 10;
+    if (10 * major + minor > newest) return UNSUPPORTED_PTX_VERSION;
+    *module = &the_module;
+    return OK;
+}
+API cuModuleUnload(void*) { return OK; }
+API cuModuleGetFunction(Kernel** function, void*, const char* name) {
+    IN_CONTEXT;
+    for (Kernel& kernel : kernels) {
+        if (std::strcmp(kernel.name, name) == 0) {
+            *function = &kernel;
+            return OK;
+        }
+    }
+    return NOT_FOUND;
+}
+API cuLaunchKernel(Kernel* kernel, u32 x, u32 y, u32 z, u32 block_x, u32 block_y, u32 block_z, u32, Stream* stream,
+                   void** arguments, void**) {
+    IN_CONTEXT;
+    if (broken) return ILLEGAL_ADDRESS;
+    u64 threads = (u64)block_x * block_y * block_z;
+    if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > 1024) return INVALID_VALUE;
+    const char* fault = std::getenv("FAKE_CUDA_FAULT");
+    bool fails = fault && std::strcmp(fault, kernel->name) == 0;
+    Work work = kernel->capture(arguments);
+    bool barriers = kernel->barriers;
+    stream->work.push_back([=]() mutable {
+        broken |= fails;
+        if (broken) return;
+        auto call = [](void* work) { (*static_cast<Work*>(work))(); };
+        host_launch(call, &work, {x, y, z}, {block_x, block_y, block_z}, barriers);
+    });
+    return OK;
+}
+API cuGetErrorName(CUresult error, const char** name) {
+    switch (error) {
+        case INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
+        case NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; break;
+        case UNSUPPORTED_PTX_VERSION: *name = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"; break;
+        case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
+        case ILLEGAL_ADDRESS: *name = "CUDA_ERROR_ILLEGAL_ADDRESS"; break;
+        default: *name = "CUDA_ERROR_OF_ANOTHER_KIND"; break;
+    }
+    return OK;
+}
+API cuGetErrorString(CUresult, const char** text) {
+    *text = "said by the driver of the tests";
+    return OK;
+}
