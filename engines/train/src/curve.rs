@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use font8x8::UnicodeFonts;
 use image::{Rgb, RgbImage};
 
 use crate::fit::Terms;
+use crate::text;
 
 /// The losses as a CSV file: means over the steps since the last row.
 pub struct Curve {
@@ -195,8 +195,6 @@ impl Panel {
     const HEIGHT: u32 = 180;
     /// The axes in a panel: left, top, right and bottom, in pixels.
     const AXES: [u32; 4] = [72, 28, 300, 146];
-    /// Size of a character, in pixels.
-    const GLYPH: u32 = 8;
     const BLACK: Rgb<u8> = Rgb([0; 3]);
     const GRAY: Rgb<u8> = Rgb([216; 3]);
     const BLUE: Rgb<u8> = Rgb([0, 84, 180]);
@@ -220,15 +218,15 @@ impl Panel {
             line(sheet, y, self.at((self.steps[1], value)), Self::GRAY);
             let mut label = format!("{value:.5}");
             label.truncate(8);
-            let wide = label.len() as u32 * Self::GLYPH;
+            let wide = label.len() as u32 * text::GLYPH;
             let up = y.1 as u32 - self.top;
-            self.write(sheet, &label, left.saturating_sub(wide + 6), up - Self::GLYPH / 2);
+            self.write(sheet, &label, left.saturating_sub(wide + 6), up - text::GLYPH / 2);
         }
         for step in middle(self.steps) {
             let x = self.at((step, self.values[0]));
             line(sheet, x, self.at((step, self.values[1])), Self::GRAY);
             let label = format!("{step:.0}");
-            let wide = label.len() as u32 * Self::GLYPH;
+            let wide = label.len() as u32 * text::GLYPH;
             let from = (x.0 as u32 - self.left).saturating_sub(wide / 2);
             self.write(sheet, &label, from.min(Self::WIDTH - wide), bottom + 6);
         }
@@ -246,17 +244,7 @@ impl Panel {
 
     /// Writes text whose upper left corner is at `x`, `y` of the panel.
     fn write(&self, sheet: &mut RgbImage, text: &str, x: u32, y: u32) {
-        for (index, character) in text.chars().enumerate() {
-            let glyph = font8x8::BASIC_FONTS.get(character).unwrap_or_default();
-            for (dy, row) in (0..).zip(glyph) {
-                for dx in (0..Self::GLYPH).filter(|bit| row >> bit & 1 == 1) {
-                    let x = self.left + x + index as u32 * Self::GLYPH + dx;
-                    if let Some(pixel) = sheet.get_pixel_mut_checked(x, self.top + y + dy) {
-                        *pixel = Self::BLACK;
-                    }
-                }
-            }
-        }
+        text::write(sheet, text, self.left + x, self.top + y);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressIterator;
@@ -13,6 +13,7 @@ use kernels::{
 };
 use tch::{Device, Kind, Tensor};
 
+use crate::preset::Preset;
 use crate::recognizer::{Landmarker, Recognizer};
 
 /// A set of aligned faces in memory. The first dimension of every tensor is the face.
@@ -164,11 +165,48 @@ fn found(data: &Path, prefix: &str) -> Result<Vec<Found>> {
     Ok(rows)
 }
 
+/// What to prepare, and for what.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Directory with FACES.tsv and the pictures
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Take the pictures whose path begins so
+    #[arg(long, default_value = "train/")]
+    pub prefix: String,
+    /// Store of the frozen networks [default: the product's]
+    #[arg(long)]
+    pub models: Option<PathBuf>,
+    /// The preset that the faces are for
+    #[arg(long, default_value = "edge128")]
+    pub preset: String,
+    /// File to write
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// Aligns the faces of a data set and writes them as one file.
+///
+/// # Errors
+/// When a picture or network cannot be read, or the file not written.
+pub fn prepare(options: &Options) -> Result<()> {
+    let preset = Preset::load(&options.preset)?;
+    let store = crate::fit::store(options.models.as_deref())?;
+    let spec = preset
+        .recognizer
+        .first()
+        .context("the preset names no recognizer")?;
+    let recognizer = Recognizer::load(&store, spec, Device::Cpu)?;
+    let landmarker = Landmarker::load(&store, "landmarks", Device::Cpu)?;
+    let side = preset.generator.side;
+    align(&options.data, &options.prefix, side, &landmarker, &recognizer)?.write(&options.out)
+}
+
 /// Finds the landmarks of every listed face under `prefix`, aligns it and describes it.
 ///
 /// # Errors
 /// When a picture or network cannot be read.
-pub fn prepare(
+fn align(
     data: &Path,
     prefix: &str,
     side: i64,

@@ -16,22 +16,28 @@ use rand_distr::{Beta, Distribution, weighted::WeightedIndex};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
+use crate::attributes::{AgeGender, Attributes};
 use crate::augment::Field;
 use crate::curve::{self, Curve};
-use crate::data::{Batch, Faces};
+use crate::data::{self, Batch, Faces};
+use crate::inverter::Inverter;
 use crate::losses;
 use crate::network::{Discriminator, Generator};
 use crate::optimizer::Adam;
 use crate::preset::{Preset, Window};
+use crate::reader::Reader;
 use crate::recognizer::{Landmarker, Recognizer, View};
 use crate::sheet;
 
 /// Where a run reads and writes, and how often.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Cache of aligned faces, made by `train prepare`
     #[arg(long)]
     pub faces: PathBuf,
+    /// Data directory to make the cache of, when it is not there
+    #[arg(long)]
+    pub data: Option<PathBuf>,
     /// Store of the frozen networks [default: the product's]
     #[arg(long)]
     pub models: Option<PathBuf>,
@@ -41,6 +47,9 @@ pub struct Options {
     /// Built-in preset or TOML file; a resumed run keeps its own unless this is given
     #[arg(long)]
     pub preset: Option<String>,
+    /// Train so many steps instead of the preset's; the stages of lambda move in proportion
+    #[arg(long)]
+    pub steps: Option<u64>,
     /// Weights to start from
     #[arg(long, conflicts_with = "resume")]
     pub init: Option<PathBuf>,
@@ -63,14 +72,24 @@ pub struct Options {
 
 const ROW: u64 = 50;
 
-/// Trains until the preset's last step, or until the process is asked to end; then the checkpoint is written.
+/// Trains until the preset's last step, or until the process is asked to end; then the checkpoint is written. Says
+/// whether the last step was done.
 ///
 /// # Errors
 /// When a file is missing, or a loss stops being a number.
-pub fn fit(options: &Options) -> Result<()> {
+pub fn fit(options: &Options) -> Result<bool> {
     tch::set_num_threads(options.threads);
     let device = Device::cuda_if_available();
     let preset = preset(options)?;
+    if let (Some(data), Some(preset), false) = (&options.data, &options.preset, options.faces.exists()) {
+        data::prepare(&data::Options {
+            data: data.clone(),
+            prefix: "train/".into(),
+            models: options.models.clone(),
+            preset: preset.clone(),
+            out: options.faces.clone(),
+        })?;
+    }
     let faces = Faces::read(&options.faces)?;
     let mut trainer = Trainer::new(preset, faces, &store(options.models.as_deref())?, device)?;
     let checkpoint = options.run.join("checkpoint.safetensors");
@@ -139,7 +158,7 @@ pub fn fit(options: &Options) -> Result<()> {
         trainer.step,
         checkpoint.display()
     );
-    Ok(())
+    Ok(trainer.step >= last)
 }
 
 /// The store of networks in `dir`, or the product's own.
@@ -153,11 +172,15 @@ pub fn store(dir: Option<&Path>) -> Result<Store> {
 
 fn preset(options: &Options) -> Result<Preset> {
     let kept = options.run.join("preset.toml");
-    match &options.preset {
+    let preset = match &options.preset {
         Some(name) => Preset::load(name),
         None if options.resume => Preset::load(&kept.to_string_lossy()),
         None => bail!("say --preset"),
-    }
+    }?;
+    Ok(match options.steps {
+        Some(steps) => preset.in_steps(steps),
+        None => preset,
+    })
 }
 
 /// Loss terms of one step, by name; every step gives the same names in the same order.
@@ -176,13 +199,38 @@ pub struct Trainer {
     variables: VarStore,
     generator: Generator,
     discriminator: Discriminator,
+    eyes: Option<Discriminator>,
     average_variables: VarStore,
     average: Generator,
     generator_adam: Adam,
     discriminator_adam: Adam,
     recognizers: Vec<Recognizer>,
+    /// One per recogniser, unless the preset goes without.
+    inverters: Vec<Inverter>,
+    /// Likewise.
+    readers: Vec<Reader>,
     landmarker: Option<Landmarker>,
+    attributes: Option<AgeGender>,
 }
+
+/// What a recogniser has to say about a step's outputs.
+struct Perception {
+    /// The multi-image perceptual loss without its last summand.
+    perceptual: Tensor,
+    /// That summand.
+    push: Tensor,
+    sameness: Tensor,
+    /// What the inverter knows, in nats.
+    known: Tensor,
+    distance: Tensor,
+    /// Index of the recogniser.
+    recognizer: usize,
+    /// Descriptors of the originals and of the outputs.
+    descriptors: [Tensor; 2],
+}
+
+/// Sex and age as the discriminators are told.
+const LABELS: i64 = 2;
 
 impl Trainer {
     /// Makes the networks with random weights.
@@ -200,7 +248,15 @@ impl Trainer {
         tch::manual_seed(preset.optimizer.seed);
         let variables = VarStore::new(device);
         let generator = Generator::new(&(variables.root() / "generator"), &preset.generator);
-        let discriminator = Discriminator::new(&(variables.root() / "discriminator"));
+        let spec = preset.attributes.as_ref();
+        let labels = if spec.is_some_and(|spec| spec.told) {
+            LABELS
+        } else {
+            0
+        };
+        let path = variables.root() / "discriminator";
+        let discriminator = Discriminator::new(&path, labels);
+        let eyes = (preset.loss.eyes > 0.0).then(|| Discriminator::new(&(path / "eyes"), labels));
         let mut average_variables = VarStore::new(device);
         let average = Generator::new(&(average_variables.root() / "generator"), &preset.generator);
         average_variables.freeze();
@@ -213,18 +269,40 @@ impl Trainer {
             named.sort_by(|(a, _), (b, _)| a.cmp(b));
             Adam::new(named, preset.optimizer.beta_1, preset.optimizer.beta_2)
         };
+        let recognizers = preset
+            .recognizer
+            .iter()
+            .map(|spec| Recognizer::load(store, spec, device))
+            .collect::<Result<Vec<_>>>()?;
+        let (mut inverters, mut readers) = (Vec::new(), Vec::new());
+        let blank = Tensor::zeros([1, 3, side, side], (Kind::Float, device));
+        let (beta_1, beta_2) = (preset.optimizer.beta_1, preset.optimizer.beta_2);
+        for (index, recognizer) in recognizers.iter().enumerate() {
+            let width = tch::no_grad(|| recognizer.describe(&blank))?.size()[1];
+            let path = |part: &str| variables.root() / part / index;
+            if preset.loss.inversion > 0.0 {
+                inverters.push(Inverter::new(&path("inverter"), width, beta_1, beta_2));
+            }
+            if spec.is_some_and(|spec| spec.read > 0.0) {
+                readers.push(Reader::new(&path("reader"), width, LABELS, beta_1, beta_2));
+            }
+        }
         let mut trainer = Self {
             generator_adam: adam("generator."),
             discriminator_adam: adam("discriminator."),
-            recognizers: preset
-                .recognizer
-                .iter()
-                .map(|spec| Recognizer::load(store, spec, device))
-                .collect::<Result<_>>()?,
+            recognizers,
+            inverters,
+            readers,
             landmarker: preset
                 .landmarks
                 .as_ref()
                 .map(|spec| Landmarker::load(store, &spec.network, device))
+                .transpose()?,
+            attributes: preset
+                .attributes
+                .as_ref()
+                .filter(|spec| spec.told || spec.sex > 0.0 || spec.age > 0.0 || spec.read > 0.0)
+                .map(|_| AgeGender::load(store.dir(), device))
                 .transpose()?,
             persons: faces.persons(),
             preset,
@@ -234,6 +312,7 @@ impl Trainer {
             variables,
             generator,
             discriminator,
+            eyes,
             average_variables,
             average,
         };
@@ -275,6 +354,8 @@ impl Trainer {
         );
         state.extend(self.generator_adam.state("adam"));
         state.extend(self.discriminator_adam.state("adam"));
+        state.extend(self.inverters.iter().flat_map(Inverter::state));
+        state.extend(self.readers.iter().flat_map(Reader::state));
         state
     }
 
@@ -347,7 +428,7 @@ impl Trainer {
         )
         .sample(&batch.pictures);
         let (x, hull) = (&batch.pictures, &batch.hulls);
-        let (raw, mask) = self.generator.forward(&input, &batch.targets);
+        let (raw, mask, low) = self.generator.forward_all(&input, &batch.targets);
         let mask = if loss.mask { mask } else { mask.ones_like() };
         let whole = hull.ones_like();
         let region = if loss.hull { hull } else { &whole };
@@ -370,11 +451,23 @@ impl Trainer {
             ("exposure", losses::exposure(&mask, hull) * loss.exposure),
         ];
 
-        let judged = match (loss.both, self.step.is_multiple_of(2)) {
+        let mut judged = match (loss.both, self.step.is_multiple_of(2)) {
             (true, _) => Tensor::cat(&[&shown_raw, &shown], 0),
             (false, true) => shown_raw,
             (false, false) => shown.shallow_clone(),
         };
+        if let Some(low) = low {
+            let half = |x: &Tensor| x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None);
+            let (x_low, weight) = (half(x), half(&weight));
+            terms.push((
+                "low",
+                losses::reconstruction(&low, &x_low, &weight) * loss.lambda_1
+                    + losses::edges(&low, &x_low, &weight) * loss.lambda_2,
+            ));
+            let side = self.preset.generator.side;
+            let low = low.upsample_bilinear2d([side, side], false, None, None);
+            judged = Tensor::cat(&[judged, losses::composite(x, &low, region)], 0);
+        }
         let repeat = judged.size()[0] / samples;
         let repeated = |t: &Tensor| t.repeat([repeat, 1, 1, 1]);
         let (x, hull) = (repeated(x), repeated(hull));
@@ -385,17 +478,39 @@ impl Trainer {
             losses::missing_detail(&judged, &x, &hull, gain) * loss.detail,
         ));
         terms.push(("grain", losses::grain(&judged, &x, &hull, gain) * loss.grain));
-        let (perceptual, push, sameness, distance) = self.perceive(&mut random, &x, &judged)?;
-        terms.push(("perceptual", perceptual * loss.lambda_3));
-        terms.push(("push", push * (loss.lambda_3 * self.preset.lambda_at(self.step))));
-        terms.push(("sameness", sameness * loss.sameness));
+        let perception = self.perceive(&mut random, &x, &judged)?;
+        let push = loss.lambda_3 * self.preset.lambda_at(self.step);
+        let known = (&perception.known - loss.inversion_free).relu();
+        terms.push(("perceptual", perception.perceptual * loss.lambda_3));
+        terms.push(("push", perception.push * push));
+        terms.push(("sameness", perception.sameness * loss.sameness));
+        terms.push(("inversion", known * loss.inversion));
         terms.extend(self.locate(&x, &judged)?);
+        let (ties, labels) = self.tell(&x, &judged)?;
+        terms.extend(ties);
+        if let (Some(reader), Some(spec)) = (self.readers.get(perception.recognizer), &self.preset.attributes)
+        {
+            let [_, outputs] = &perception.descriptors;
+            terms.push(("read", reader.error(outputs, &labels) * spec.read));
+        }
 
         let generated = if loss.adversarial_raw { &judged } else { &shown };
         let beta = self.draw_beta(&mut random, generated.size()[0])?;
+        let told = labels.narrow(0, 0, generated.size()[0]);
         let mixed = losses::mixup(&x.narrow(0, 0, generated.size()[0]), generated, &beta);
-        let adversarial = losses::least_squares(&self.discriminator.forward(&mixed), &(1.0 - &beta));
-        terms.push(("adversarial", adversarial * loss.lambda_0));
+        let judge = |mixed: &Tensor, target: &Tensor| {
+            let whole = losses::least_squares(&self.discriminator.forward(mixed, &told), target);
+            let eyes = self.eyes.as_ref().map(|discriminator| {
+                let judged = discriminator.forward(&eyes_of(mixed), &told);
+                losses::least_squares(&judged, target)
+            });
+            (whole, eyes)
+        };
+        let (whole, eyes) = judge(&mixed, &(1.0 - &beta));
+        terms.push(("adversarial", whole * loss.lambda_0));
+        if let Some(eyes) = eyes {
+            terms.push(("adversarial eyes", eyes * (loss.lambda_0 * loss.eyes)));
+        }
 
         let total = terms
             .iter()
@@ -413,19 +528,32 @@ impl Trainer {
         self.generator_adam
             .descend(&total, self.step + 1, rate * optimizer.learning_rate)?;
 
-        let judgement = self.discriminator.forward(&mixed.detach());
-        let discriminator = losses::least_squares(&judgement, &beta);
+        let (whole, eyes) = judge(&mixed.detach(), &beta);
+        let discriminator = match &eyes {
+            Some(eyes) => &whole + eyes,
+            None => whole.shallow_clone(),
+        };
         self.discriminator_adam.descend(
             &discriminator,
             self.step + 1,
             rate * optimizer.discriminator_rate,
         )?;
+        if let Some(inverter) = self.inverters.get_mut(perception.recognizer) {
+            let [originals, outputs] = &perception.descriptors;
+            inverter.learn(outputs, originals, self.step + 1)?;
+        }
+        if let Some(reader) = self.readers.get_mut(perception.recognizer) {
+            let [originals, _] = &perception.descriptors;
+            reader.learn(originals, &labels, self.step + 1)?;
+        }
         // The average of few steps forgets its start faster.
         self.average_towards(self.preset.optimizer.ema.max(1.0 / (self.step + 1) as f64));
         self.step += 1;
 
-        terms.push(("discriminator", discriminator));
-        terms.push(("distance", distance));
+        terms.push(("discriminator", whole));
+        terms.extend(eyes.map(|eyes| ("discriminator eyes", eyes)));
+        terms.push(("known", perception.known));
+        terms.push(("distance", perception.distance));
         terms.push(("coverage", 1.0 - losses::exposure(&mask, &batch.hulls)));
         for (_, term) in &mut terms {
             *term = term.detach();
@@ -467,17 +595,12 @@ impl Trainer {
         }
     }
 
-    /// The multi-image perceptual loss without its last summand, that summand, the sameness of the outputs, and the
-    /// descriptor distance.
-    fn perceive(
-        &self,
-        random: &mut StdRng,
-        x: &Tensor,
-        output: &Tensor,
-    ) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
+    /// Shows source and output to one of the recognisers.
+    fn perceive(&self, random: &mut StdRng, x: &Tensor, output: &Tensor) -> Result<Perception> {
         let shares = WeightedIndex::new(self.recognizers.iter().map(|r| r.spec().share))
             .context("the recognizers' shares")?;
-        let recognizer = &self.recognizers[shares.sample(random)];
+        let index = shares.sample(random);
+        let recognizer = &self.recognizers[index];
         let spec = recognizer.spec();
         let poor = random.random_bool(self.preset.augment.degrade);
         let view = View::draw(recognizer, &self.preset.augment.recognizer, poor, x);
@@ -497,8 +620,19 @@ impl Trainer {
         let perceptual = ties(&source.low, &seen.low, loss.low) + ties(&source.high, &seen.high, loss.high);
         let push = losses::closeness(&source.descriptor, &seen.descriptor, spec.distance);
         let distance = losses::descriptor_distance(&source.descriptor, &seen.descriptor).mean(Kind::Float);
-        let sameness = losses::sameness(&seen.descriptor, spec.spread);
-        Ok((perceptual, push, sameness, distance))
+        let known = match self.inverters.get(index) {
+            Some(inverter) => inverter.knows(&seen.descriptor, &source.descriptor),
+            None => losses::matched(&seen.descriptor, &source.descriptor),
+        };
+        Ok(Perception {
+            perceptual,
+            push,
+            sameness: losses::sameness(&seen.descriptor, spec.spread),
+            known,
+            distance,
+            recognizer: index,
+            descriptors: [source.descriptor, seen.descriptor],
+        })
     }
 
     /// The losses of position and expression.
@@ -516,16 +650,37 @@ impl Trainer {
         );
         let source = tch::no_grad(|| landmarker.look(x, &field))?;
         let points = landmarker.look(output, &field)?;
+        let opening = |of| losses::expression(&source, &points, of);
         Ok(vec![
             (
                 "position",
                 losses::landmark_error(&source, &points) * spec.position,
             ),
-            (
-                "expression",
-                losses::expression(&source, &points) * spec.expression,
-            ),
+            ("mouth", opening(&losses::MOUTH) * spec.mouth),
+            ("eyes", opening(&losses::EYES) * spec.eyes),
         ])
+    }
+
+    /// The losses of sex and age, and what the discriminators are told: the source's sex from -1 to 1, and by how
+    /// many times 40 years it is above 40, `[n, 2]`.
+    fn tell(&self, x: &Tensor, output: &Tensor) -> Result<(Terms, Tensor)> {
+        let (Some(network), Some(spec)) = (&self.attributes, &self.preset.attributes) else {
+            let labels = Tensor::zeros([x.size()[0], LABELS], (Kind::Float, self.device));
+            return Ok((Vec::new(), labels));
+        };
+        let motion = &self.preset.augment.recognizer;
+        let samples = x.size()[0];
+        let field = Field::draw(motion, samples, AgeGender::SIZE, AgeGender::WINDOW, self.device);
+        let Attributes { male, age } = tch::no_grad(|| network.look(x, &field))?;
+        let labels = Tensor::stack(&[(&male / 2.0).tanh(), (&age - 40.0) / 40.0], 1);
+        let mut terms = Vec::new();
+        if spec.sex > 0.0 || spec.age > 0.0 {
+            let seen = network.look(output, &field)?;
+            let years = (age - seen.age).abs().mean(Kind::Float);
+            terms.push(("sex", losses::cross_entropy(&male, &seen.male) * spec.sex));
+            terms.push(("age", years * (spec.age / 10.0)));
+        }
+        Ok((terms, labels))
     }
 
     fn draw_beta(&self, random: &mut StdRng, samples: i64) -> Result<Tensor> {
@@ -570,6 +725,20 @@ impl Trainer {
     }
 }
 
+/// The eyes of aligned crops `[n, c, s, s]` with their brows, twice enlarged: `[n, c, 0.53 s, 1.31 s]`.
+fn eyes_of(crops: &Tensor) -> Tensor {
+    let side = crops.size()[3];
+    let part = |from: f64, to: f64| {
+        let start = (from * side as f64).round() as i64;
+        (start, (to * side as f64).round() as i64 - start)
+    };
+    let ((top, height), (left, width)) = (part(0.18, 0.445), part(0.172, 0.828));
+    crops
+        .narrow(2, top, height)
+        .narrow(3, left, width)
+        .upsample_bilinear2d([2 * height, 2 * width], false, None, None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -606,6 +775,7 @@ mod tests {
             latent: 32,
             embedding: 8,
             decoder: 64,
+            low: false,
         };
         preset.optimizer.batch = 4;
         preset.optimizer.learning_rate = 2e-3;
@@ -653,9 +823,14 @@ mod tests {
     }
 
     fn trainer(folder: &Path) -> Trainer {
+        trainer_of(preset(), folder)
+    }
+
+    fn trainer_of(preset: Preset, folder: &Path) -> Trainer {
         tch::set_num_threads(1);
         recognizer(folder);
-        Trainer::new(preset(), faces(), &Store::open(folder).unwrap(), Device::Cpu).unwrap()
+        crate::attributes::tests::write(folder);
+        Trainer::new(preset, faces(), &Store::open(folder).unwrap(), Device::Cpu).unwrap()
     }
 
     fn reconstruction(terms: &Terms) -> f64 {
@@ -678,6 +853,34 @@ mod tests {
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         let (first, last) = (mean(&losses[..5]), mean(&losses[45..]));
         assert!(last < 0.7 * first, "{first} to {last}");
+    }
+
+    #[test]
+    fn every_preset_takes_a_step_with_the_losses_that_it_names() {
+        let _turn = crate::take_turn();
+        for (name, present, absent) in [
+            (
+                "edge128",
+                vec!["adversarial eyes", "sex", "age", "read"],
+                vec!["low"],
+            ),
+            (
+                "paper128",
+                vec![],
+                vec!["adversarial eyes", "sex", "age", "read", "low"],
+            ),
+            ("figure7f", vec!["low"], vec!["sex"]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut small = preset();
+            let whole = Preset::load(name).unwrap();
+            small.generator.low = whole.generator.low;
+            (small.loss, small.attributes) = (whole.loss, whole.attributes);
+            let terms = trainer_of(small, folder.path()).advance().unwrap();
+            let has = |wanted: &str| terms.iter().any(|(name, _)| *name == wanted);
+            assert!(present.iter().all(|name| has(name)), "{name}: {terms:?}");
+            assert!(!absent.iter().any(|name| has(name)), "{name}: {terms:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! The losses of paper section 3.2, each a pure function over tensors, and four of our own.
+//! The losses of paper section 3.2, each a pure function over tensors, and our own.
 //!
 //! Images are `[n, 3, s, s]` in -1 to 1, masks and weights `[n, 1, s, s]` in 0 to 1. Every loss is a mean, so
 //! that its weight does not depend on batch or crop size.
 
 use tch::{Kind, Tensor};
+
+use crate::recognizer::unit;
 
 fn l1(a: &Tensor, b: &Tensor) -> Tensor {
     (a - b).abs().mean(Kind::Float)
@@ -141,20 +143,67 @@ pub fn sameness(output: &Tensor, distance: f64) -> Tensor {
     (short.sum(Kind::Float) - short.diag(0).sum(Kind::Float)) / (samples * (samples - 1)).max(1) as f64
 }
 
-/// Ours: difference of the expressions of two sets of landmarks `[n, 68, 2]`: of the openings of mouth and eyes, in
-/// inter-ocular distances. Where the features lie may change, and with them the identity.
-pub fn expression(source: &Tensor, output: &Tensor) -> Tensor {
-    // Upper and lower points of the inner lips and of both eyes.
-    const UPPER: [i64; 7] = [61, 62, 63, 37, 38, 43, 44];
-    const LOWER: [i64; 7] = [67, 66, 65, 41, 40, 47, 46];
+/// An opening of the face by its landmarks: upper and lower points, and the corners.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    upper: &'a [i64],
+    lower: &'a [i64],
+    corners: [i64; 2],
+}
+
+/// The inner lips.
+pub const MOUTH: [Opening<'_>; 1] = [Opening {
+    upper: &[61, 62, 63],
+    lower: &[67, 66, 65],
+    corners: [60, 64],
+}];
+/// Both eyes.
+pub const EYES: [Opening<'_>; 2] = [
+    Opening {
+        upper: &[37, 38],
+        lower: &[41, 40],
+        corners: [36, 39],
+    },
+    Opening {
+        upper: &[43, 44],
+        lower: &[47, 46],
+        corners: [42, 45],
+    },
+];
+
+/// Ours: difference of height over width of the openings of two sets of landmarks `[n, 68, 2]`. Where the features
+/// lie may change, and with them the identity; expression may not.
+pub fn expression(source: &Tensor, output: &Tensor, openings: &[Opening<'_>]) -> Tensor {
     let points = |of: &Tensor, indices: &[i64]| {
         of.index_select(1, &Tensor::from_slice(indices).to_device(of.device()))
     };
-    let openings = |of: &Tensor| {
-        let eyes = distance(&points(of, &[36]), &points(of, &[45]));
-        distance(&points(of, &UPPER), &points(of, &LOWER)) / eyes
+    let ratios = |of: &Tensor| {
+        let ratio = |opening: &Opening<'_>| {
+            let [left, right] = opening.corners;
+            let heights = distance(&points(of, opening.upper), &points(of, opening.lower));
+            // No face has corners nearer than this; a failing landmark network may say so.
+            let width = distance(&points(of, &[left]), &points(of, &[right])).clamp_min(0.02);
+            heights.mean_dim(1i64, true, Kind::Float) / width
+        };
+        Tensor::cat(&openings.iter().map(ratio).collect::<Vec<_>>(), 1)
     };
-    l1(&openings(source), &openings(output))
+    l1(&ratios(source), &ratios(output))
+}
+
+/// Ours: cross-entropy of two log-odds `[n]` in nats, the source's being the truth.
+pub fn cross_entropy(source: &Tensor, output: &Tensor) -> Tensor {
+    let truth = source.sigmoid();
+    (output.softplus() - truth * output).mean(Kind::Float)
+}
+
+/// Ours: what descriptors `[n, d]` led back by an inverter tell about their originals, in nats: how much better than by
+/// chance they are matched within the batch (the contrastive bound of van den Oord et al. 2018, at most ln n).
+pub fn matched(inverted: &Tensor, originals: &Tensor) -> Tensor {
+    const TEMPERATURE: f64 = 0.07;
+    let samples = originals.size()[0];
+    let likeness = unit(inverted).matmul(&unit(originals).tr()) / TEMPERATURE;
+    let truth = Tensor::arange(samples, (Kind::Int64, originals.device()));
+    (samples as f64).ln() - likeness.cross_entropy_for_logits(&truth)
 }
 
 /// Mean distance of two sets of landmarks `[n, 68, 2]`, in inter-ocular distances (outer corners) of the first.
@@ -319,8 +368,47 @@ mod tests {
             &landmark_error(&face, &moved),
             0.1 * 2.0f64.sqrt() / eyes,
         );
-        close("expression", &expression(&face, &moved), 0.0);
-        close("twice the size", &expression(&face, &(&face * 2.0)), 0.0);
+        for (openings, wanted) in [(&MOUTH[..], 0.1), (&EYES, 0.1)] {
+            close("expression", &expression(&face, &moved, openings), 0.0);
+            close(
+                "twice the size",
+                &expression(&face, &(&face * 2.0), openings),
+                0.0,
+            );
+            // Lower points down by a tenth of the opening's width: by nearly as much does the ratio grow.
+            let opened = face.copy();
+            for Opening { lower, corners, .. } in openings {
+                let [left, right] = corners.map(|corner| kernels::MEAN_FACE[corner as usize]);
+                let tenth = 0.1 * f64::from(left.distance(right));
+                for point in *lower {
+                    let _ = opened.get(0).get(*point).get(1).g_add_scalar_(tenth);
+                }
+            }
+            let difference = expression(&face, &opened, openings).double_value(&[]);
+            assert!((difference - wanted).abs() < 0.01, "{openings:?}: {difference}");
+        }
+    }
+
+    #[test]
+    fn sex_and_what_an_inverter_knows() {
+        let sure = tensor(&[2], &[20.0, -20.0]);
+        close("agreed", &cross_entropy(&sure, &sure), 0.0);
+        close("both wrong", &cross_entropy(&sure, &-&sure), 20.0);
+        close(
+            "undecided",
+            &cross_entropy(&sure, &tensor(&[2], &[0.0, 0.0])),
+            2.0f64.ln(),
+        );
+        let apart = Tensor::eye(4, (Kind::Float, Device::Cpu));
+        close("all known", &matched(&apart, &apart), 4.0f64.ln());
+        let alike = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
+        close("nothing known", &matched(&alike, &apart), 0.0);
+        // Two groups of two: which group is known, which of the two is not.
+        let groups = tensor(
+            &[4, 4],
+            &[1., 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.],
+        );
+        close("half known", &matched(&groups, &apart), 2.0f64.ln());
     }
 
     #[test]
@@ -332,7 +420,7 @@ mod tests {
         let weight = Tensor::rand([2, 1, 16, 16], options);
         let start = Tensor::randn([2, 3, 16, 16], options) * 0.5;
         type Loss<'a> = Box<dyn Fn(&Tensor) -> Tensor + 'a>;
-        let cases: [(&str, Loss<'_>); 7] = [
+        let cases: [(&str, Loss<'_>); 9] = [
             (
                 "reconstruction",
                 Box::new(|z| reconstruction(z, &source, &weight)),
@@ -346,6 +434,14 @@ mod tests {
                 Box::new(|z| closeness(&source.flatten(1, -1), &z.flatten(1, -1), 100.0)),
             ),
             ("sameness", Box::new(|z| sameness(&z.flatten(1, -1), 100.0))),
+            (
+                "matched",
+                Box::new(|z| matched(&z.flatten(1, -1), &source.flatten(1, -1))),
+            ),
+            (
+                "cross-entropy",
+                Box::new(|z| cross_entropy(&source.flatten(0, -1), &z.flatten(0, -1))),
+            ),
         ];
         for (name, loss) in cases {
             let z = start.detach().copy().set_requires_grad(true);

@@ -1,21 +1,24 @@
 //! Trains, exports and evaluates Persona's de-identification network, after *Live Face De-Identification in
 //! Video*. `docs/training.md` is the manual.
 
+mod ablation;
+mod attributes;
 mod augment;
 mod curve;
 mod data;
 mod evaluate;
 mod export;
 mod fit;
+mod inverter;
 mod losses;
 mod network;
 mod onnx;
 mod optimizer;
 mod preset;
+mod reader;
 mod recognizer;
 mod sheet;
-
-use std::path::PathBuf;
+mod text;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -30,29 +33,18 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Align the faces of a data set and cache them as one file
-    Prepare {
-        /// Directory with FACES.tsv and the pictures
-        #[arg(long)]
-        data: PathBuf,
-        /// Take the pictures whose path begins so
-        #[arg(long, default_value = "train/")]
-        prefix: String,
-        /// Store of the frozen networks [default: the product's]
-        #[arg(long)]
-        models: Option<PathBuf>,
-        /// The preset that the faces are for
-        #[arg(long, default_value = "edge128")]
-        preset: String,
-        /// File to write
-        #[arg(long)]
-        out: PathBuf,
-    },
+    Prepare(data::Options),
     /// Train
     Fit(fit::Options),
+    /// Train the paper's ablations one after the other and set them side by side
+    Ablate(ablation::Options),
     /// Measure how well a generator de-identifies, on pictures and clips
     Evaluate(evaluate::Options),
     /// Measure what an attacker gains who trains on a generator's outputs
     Attack(evaluate::attack::Options),
+    /// Make a blinded study for human raters, and score their answers
+    #[command(subcommand)]
+    Study(evaluate::study::Action),
     /// Write trained weights as the files that the product loads
     Export(export::Options),
     /// Draw the same faces replaced by several weights, one row each
@@ -61,27 +53,12 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Prepare {
-            data,
-            prefix,
-            models,
-            preset,
-            out,
-        } => {
-            let preset = preset::Preset::load(&preset)?;
-            let store = fit::store(models.as_deref())?;
-            let device = tch::Device::Cpu;
-            let spec = preset
-                .recognizer
-                .first()
-                .ok_or_else(|| anyhow::anyhow!("the preset names no recognizer"))?;
-            let recognizer = recognizer::Recognizer::load(&store, spec, device)?;
-            let landmarker = recognizer::Landmarker::load(&store, "landmarks", device)?;
-            data::prepare(&data, &prefix, preset.generator.side, &landmarker, &recognizer)?.write(&out)
-        }
-        Command::Fit(options) => fit::fit(&options),
+        Command::Prepare(options) => data::prepare(&options),
+        Command::Fit(options) => fit::fit(&options).map(drop),
+        Command::Ablate(options) => ablation::ablate(&options),
         Command::Evaluate(options) => evaluate::evaluate(&options),
         Command::Attack(options) => evaluate::attack::attack(&options),
+        Command::Study(action) => evaluate::study::run(&action),
         Command::Export(options) => export::export(&options),
         Command::Compare(options) => sheet::compare(&options),
     }

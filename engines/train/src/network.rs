@@ -21,6 +21,9 @@ pub struct Size {
     pub embedding: i64,
     /// Channels of the map that the decoder starts from; every upscale block halves them.
     pub decoder: i64,
+    /// Whether training sees a further image of half the side (figure 7f).
+    #[serde(default)]
+    pub low: bool,
 }
 
 impl Size {
@@ -192,6 +195,7 @@ pub struct Generator {
     mix: Conv,
     image: Conv,
     mask: Conv,
+    low: Option<Conv>,
 }
 
 impl Generator {
@@ -228,6 +232,9 @@ impl Generator {
             ),
             image: Conv::new(path / "img", decoder_channels(4), 3, 5, 1),
             mask: Conv::new(path / "msk", decoder_channels(4), 1, 5, 1),
+            low: size
+                .low
+                .then(|| Conv::new(path / "low", decoder_channels(3), 3, 5, 1)),
             size: size.clone(),
         }
     }
@@ -235,6 +242,12 @@ impl Generator {
     /// Runs the generator: `face` `[n, 3, side, side]` in -1 to 1 and unit-length `target` `[n, embedding]` give
     /// the raw image `[n, 3, side, side]` in -1 to 1 and the mask `[n, 1, side, side]` in 0 to 1.
     pub fn forward(&self, face: &Tensor, target: &Tensor) -> (Tensor, Tensor) {
+        let (image, mask, _) = self.forward_all(face, target);
+        (image, mask)
+    }
+
+    /// [`Self::forward`], and the image of half the side `[n, 3, side / 2, side / 2]` where there is one.
+    pub fn forward_all(&self, face: &Tensor, target: &Tensor) -> (Tensor, Tensor, Option<Tensor>) {
         let (link_from, link_to) = self.size.link();
         let mut x = leaky(&self.stem.forward(face), 0.1);
         let mut link = None;
@@ -249,6 +262,7 @@ impl Generator {
         let mut x = Tensor::cat(&[&latent, target], 1)
             .matmul(&self.from_latent.tr())
             .view([-1, self.size.decoder, bottom, bottom]);
+        let mut low = None;
         for (i, (upscale, residual)) in self.upscales.iter().zip(&self.residuals).enumerate() {
             x = upscale.forward(&x);
             x = match &link {
@@ -257,8 +271,15 @@ impl Generator {
                 }
                 _ => residual.forward(&x),
             };
+            if i == 3 {
+                low = self.low.as_ref().map(|head| head.forward(&x).tanh());
+            }
         }
-        (self.image.forward(&x).tanh(), self.mask.forward(&x).sigmoid())
+        (
+            self.image.forward(&x).tanh(),
+            self.mask.forward(&x).sigmoid(),
+            low,
+        )
     }
 }
 
@@ -267,11 +288,14 @@ impl Generator {
 pub struct Discriminator {
     convs: Vec<Conv>,
     norms: Vec<InstanceNorm>,
+    /// What each label says for every channel of the last map.
+    labels: Option<Tensor>,
 }
 
 impl Discriminator {
-    /// Makes the discriminator's variables under `path`, with the names of the weights file.
-    pub fn new(path: &Path) -> Self {
+    /// Makes the discriminator's variables under `path`, with the names of the weights file. It is told `labels`
+    /// numbers about the picture, as in a projection discriminator (Miyato and Koyama 2018).
+    pub fn new(path: &Path, labels: i64) -> Self {
         // The positions of convolutions and norms in the weights file: conv, LReLU, then (conv, norm, LReLU) x 3.
         let layers = path / "l";
         let channels = [3, 32, 64, 128, 256, 1];
@@ -290,16 +314,25 @@ impl Discriminator {
             norms: (1..4)
                 .map(|i| InstanceNorm::new(&layers / [3, 6, 9][i - 1], channels[i + 1]))
                 .collect(),
+            // Zeros: untrained, it does not listen.
+            labels: (labels > 0).then(|| path.zeros("labels", &[labels, channels[4]])),
         }
     }
 
-    /// How real each patch of `image` `[n, 3, s, s]` looks: `[n, 1, s / 16 - 1, s / 16 - 1]` in 0 to 1.
-    pub fn forward(&self, image: &Tensor) -> Tensor {
+    /// How real each patch of `image` `[n, 3, h, w]` of a face with `labels` `[n, k]` looks: `[n, 1, h / 16 - 1,
+    /// w / 16 - 1]` in 0 to 1.
+    pub fn forward(&self, image: &Tensor, labels: &Tensor) -> Tensor {
         let mut x = leaky(&self.convs[0].forward(image), 0.2);
         for (conv, norm) in self.convs[1..4].iter().zip(&self.norms) {
             x = leaky(&norm.forward(&conv.forward(&x)), 0.2);
         }
-        self.convs[4].forward(&x).sigmoid()
+        let mut judged = self.convs[4].forward(&x);
+        if let Some(projection) = &self.labels {
+            let told = labels.matmul(projection).unsqueeze(2).unsqueeze(3);
+            let agreement = (x * told).sum_dim_intlist(1, true, Kind::Float);
+            judged += agreement.avg_pool2d([2, 2], [1, 1], [0, 0], false, true, None);
+        }
+        judged.sigmoid()
     }
 }
 
@@ -315,6 +348,7 @@ mod tests {
         latent: 512,
         embedding: 128,
         decoder: 256,
+        low: false,
     };
     const PAPER256: Size = Size {
         side: 256,
@@ -323,6 +357,7 @@ mod tests {
         latent: 1024,
         embedding: 128,
         decoder: 1024,
+        low: false,
     };
 
     struct Case {
@@ -360,10 +395,43 @@ mod tests {
     fn the_discriminator_judges_patches() {
         let _turn = crate::take_turn();
         let store = VarStore::new(Device::Cpu);
-        let discriminator = Discriminator::new(&store.root());
-        let image = Tensor::zeros([1, 3, 128, 128], (Kind::Float, Device::Cpu));
-        let judged = tch::no_grad(|| discriminator.forward(&image));
-        assert_eq!(judged.size(), [1, 1, 7, 7]);
+        let discriminator = Discriminator::new(&store.root(), 2);
+        let options = (Kind::Float, Device::Cpu);
+        for (height, width, map) in [(128, 128, [1, 1, 7, 7]), (68, 168, [1, 1, 3, 9])] {
+            let image = Tensor::randn([1, 3, height, width], options);
+            let judge = |labels: [f32; 2]| {
+                let labels = Tensor::from_slice(&labels).view([1, 2]);
+                tch::no_grad(|| discriminator.forward(&image, &labels))
+            };
+            assert_eq!(judge([1.0, -1.0]).size(), map);
+            assert_eq!(
+                judge([1.0, -1.0]),
+                judge([0.0, 0.0]),
+                "it listens before it has learnt"
+            );
+        }
+        let _ = tch::no_grad(|| store.variables().get_mut("labels").unwrap().fill_(1.0));
+        let image = Tensor::randn([1, 3, 128, 128], options);
+        let judge = |label: f32| {
+            let labels = Tensor::from_slice(&[label, 0.0]).view([1, 2]);
+            tch::no_grad(|| discriminator.forward(&image, &labels))
+        };
+        assert_ne!(judge(1.0), judge(-1.0));
+    }
+
+    #[test]
+    fn a_further_image_has_half_the_side() {
+        let _turn = crate::take_turn();
+        let size = Size { low: true, ..EDGE128 };
+        let store = VarStore::new(Device::Cpu);
+        let generator = Generator::new(&store.root(), &size);
+        let options = (Kind::Float, Device::Cpu);
+        let (face, target) = (
+            Tensor::zeros([1, 3, 128, 128], options),
+            Tensor::zeros([1, 128], options),
+        );
+        let (_, _, low) = tch::no_grad(|| generator.forward_all(&face, &target));
+        assert_eq!(low.unwrap().size(), [1, 3, 64, 64]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Preset {
     pub recognizer: Vec<Recognizer>,
     /// A frozen landmark network that ties output to source.
     pub landmarks: Option<Landmarks>,
+    /// A frozen network of sex and age that ties output to source.
+    pub attributes: Option<Attributes>,
 }
 
 /// Optimisation (paper section 4: Adam, 1e-4, 0.5, 0.99, batches of 32, 230,000 steps).
@@ -96,6 +98,12 @@ pub struct Loss {
     pub exposure: f64,
     /// Ours: sameness of the outputs of a batch.
     pub sameness: f64,
+    /// Ours: adversarial loss of the generator on the eyes, which have a discriminator of their own; 0 is without.
+    pub eyes: f64,
+    /// Ours: what a linear inverter that trains along gets out of the outputs' descriptors; 0 is without.
+    pub inversion: f64,
+    /// What the inverter may know before it counts, in nats: sex alone, which shall be kept, is 0.7.
+    pub inversion_free: f64,
 }
 
 /// From this step on, push with this strength.
@@ -208,8 +216,25 @@ pub struct Landmarks {
     pub network: String,
     /// Ours: weight of the mean distance between the points of source and output.
     pub position: f64,
-    /// Ours: weight of the difference of the openings of mouth and eyes.
-    pub expression: f64,
+    /// Ours: weight of the difference of the openings of the mouth.
+    pub mouth: f64,
+    /// Ours: weight of the difference of the openings of the eyes.
+    pub eyes: f64,
+}
+
+/// Sex and age, as face-api's AgeGenderNet sees them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attributes {
+    /// Ours: weight of the cross-entropy of the output's sex and the source's.
+    pub sex: f64,
+    /// Ours: weight of the difference of age, in decades.
+    pub age: f64,
+    /// Ours: weight of the mean square of what the recognisers' descriptors of the output tell of sex and age beside
+    /// what they should.
+    pub read: f64,
+    /// Whether the discriminators are told sex and age of the source.
+    pub told: bool,
 }
 
 impl Preset {
@@ -242,6 +267,16 @@ impl Preset {
             table = whole;
         }
         table.try_into().with_context(|| format!("preset {name}"))
+    }
+
+    /// The same recipe in `steps` steps: the stages of lambda keep their places relative to the whole.
+    #[must_use]
+    pub fn in_steps(mut self, steps: u64) -> Self {
+        for stage in &mut self.lambda {
+            stage.step = stage.step * steps / self.optimizer.steps.max(1);
+        }
+        self.optimizer.steps = steps;
+        self
     }
 
     /// Lambda at a step.
@@ -280,7 +315,7 @@ macro_rules! built_in {
 
 const BUILT_IN: &[(&str, &str)] = built_in![
     "edge128", "paper256", "paper128", "figure6b", "figure6c", "figure6d", "figure6e", "figure7c",
-    "figure7d", "figure7e", "figure7g",
+    "figure7d", "figure7e", "figure7f", "figure7g",
 ];
 
 #[cfg(test)]
@@ -311,6 +346,18 @@ mod tests {
         std::fs::write(&path, "base = \"edge128\"\n[loss]\nlambda_9 = 1.0\n").unwrap();
         let error = format!("{:#}", Preset::load(&path.to_string_lossy()).unwrap_err());
         assert!(error.contains("lambda_9"), "{error}");
+    }
+
+    #[test]
+    fn a_short_run_has_all_stages_of_lambda() {
+        let preset = Preset::load("paper128").unwrap().in_steps(200);
+        let stages: Vec<_> = preset
+            .lambda
+            .iter()
+            .map(|stage| (stage.step, stage.value))
+            .collect();
+        assert_eq!(stages, [(0, 0.1), (50, 0.5), (100, 1.0), (150, 2.0)]);
+        assert_eq!(preset.optimizer.steps, 200);
     }
 
     #[test]

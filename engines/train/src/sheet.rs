@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
-use crate::data::Faces;
+use crate::data::{Batch, Faces};
+use crate::network::Size;
 use crate::{export, losses, preset::Preset};
 
 /// Which weights to set side by side.
@@ -36,27 +38,40 @@ pub struct Options {
 pub fn compare(options: &Options) -> Result<()> {
     let size = Preset::load(&options.preset)?.generator;
     let faces = Faces::read(&options.faces)?;
-    let columns = options.columns.clamp(1, faces.len());
-    let indices: Vec<i64> = (0..columns).map(|i| (i * faces.len() / columns) as i64).collect();
-    let batch = faces.batch(&indices, &indices, &vec![false; columns], Device::Cpu);
+    let batch = spread(&faces, options.columns);
     let mut rows = vec![batch.pictures.shallow_clone()];
     for path in &options.weights {
-        let (raw, mask) = export::load(path, &size)?.forward(&batch.pictures, &batch.targets);
-        rows.push(losses::composite(&batch.pictures, &raw, &(mask * &batch.hulls)));
+        rows.push(shown(path, &size, &batch)?);
     }
     write(&options.out, &rows)
 }
 
-/// Writes a PNG: one row per entry of `rows`, each a batch `[n, 3 or 1, s, s]` in -1 to 1 set side by side.
+/// So many faces, spread over the cache; the target is the face itself.
+pub fn spread(faces: &Faces, columns: usize) -> Batch {
+    let columns = columns.clamp(1, faces.len());
+    let indices: Vec<i64> = (0..columns).map(|i| (i * faces.len() / columns) as i64).collect();
+    faces.batch(&indices, &indices, &vec![false; columns], Device::Cpu)
+}
+
+/// What the product would show with these weights: `[n, 3, s, s]` in -1 to 1.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write(path: &Path, rows: &[Tensor]) -> Result<()> {
+/// When the file cannot be read or holds a generator of another size.
+pub fn shown(weights: &Path, size: &Size, batch: &Batch) -> Result<Tensor> {
+    let (raw, mask) = export::load(weights, size)?.forward(&batch.pictures, &batch.targets);
+    Ok(losses::composite(&batch.pictures, &raw, &(mask * &batch.hulls)))
+}
+
+/// One row per entry of `rows`, each a batch `[n, 3 or 1, s, s]` in -1 to 1 set side by side.
+///
+/// # Errors
+/// When the rows differ in length.
+pub fn picture(rows: &[Tensor]) -> Result<RgbImage> {
     let rows: Vec<_> = rows
         .iter()
         .map(|row| Tensor::cat(&row.expand([-1, 3, -1, -1], false).unbind(0), 2))
         .collect();
-    let sheet = Tensor::cat(&rows, 1);
+    let sheet = Tensor::f_cat(&rows, 1)?;
     let (height, width) = (sheet.size()[1] as u32, sheet.size()[2] as u32);
     let bytes = ((sheet.clamp(-1.0, 1.0) + 1.0) * 127.5)
         .round()
@@ -64,6 +79,15 @@ pub fn write(path: &Path, rows: &[Tensor]) -> Result<()> {
         .permute([1, 2, 0])
         .contiguous();
     let bytes = Vec::<u8>::try_from(bytes.flatten(0, -1))?;
-    image::save_buffer(path, &bytes, width, height, image::ColorType::Rgb8)
+    RgbImage::from_raw(width, height, bytes).context("a sheet without pixels")
+}
+
+/// Writes [`picture`] as a PNG.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, rows: &[Tensor]) -> Result<()> {
+    picture(rows)?
+        .save(path)
         .with_context(|| format!("cannot write {}", path.display()))
 }

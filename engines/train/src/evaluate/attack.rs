@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use engines::cpu::Runtime;
 use indicatif::ProgressIterator;
 use serde::Serialize;
 use tch::nn::{self, Init, Module, OptimizerConfig, VarStore};
@@ -14,39 +13,26 @@ use tch::{Device, Kind, Tensor};
 
 use super::judge::{Judge, Metric};
 use super::product::{Picture, Product};
-use super::{describe, limited, metrics};
+use super::{Subject, describe, judges, limited, metrics};
 use crate::recognizer::unit;
 
 /// What to attack, and with what.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Data directory: eval/lfw and train/lfw, a folder of pictures for each person
-    #[arg(long)]
-    pub data: PathBuf,
-    /// The generator's weights (safetensors)
-    #[arg(long)]
-    pub weights: PathBuf,
+    #[command(flatten)]
+    subject: Subject,
     /// TOML files of the recognisers that the attacker starts from
     #[arg(long = "recognizer", required = true)]
-    pub recognizers: Vec<PathBuf>,
-    /// Directory for attack.md and attack.json
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Store of the frozen networks [default: the product's]
-    #[arg(long)]
-    pub models: Option<PathBuf>,
+    recognizers: Vec<PathBuf>,
     /// Persons of eval/lfw that are attacked, spread over those with four pictures or more
     #[arg(long, default_value_t = 200)]
-    pub persons: usize,
+    persons: usize,
     /// Persons of train/lfw that the inverter learns from, spread likewise
     #[arg(long, default_value_t = 300)]
-    pub learners: usize,
+    learners: usize,
     /// Pictures taken of each person
     #[arg(long, default_value_t = 8)]
-    pub pictures: usize,
-    /// Threads
-    #[arg(long, default_value_t = 1)]
-    pub threads: usize,
+    pictures: usize,
 }
 
 /// Fewest pictures of a person: two to learn from, two to test with.
@@ -146,30 +132,30 @@ impl Verdict {
     }
 }
 
+/// The verdict on what was compared, under its name in the report.
+fn named(what: &'static str, likeness: &[Vec<f64>], truth: &[usize]) -> Result<(&'static str, Verdict)> {
+    let verdict = Verdict::of(likeness, truth).context("no output to recognise")?;
+    Ok((what, verdict))
+}
+
 /// Attacks the outputs of a generator and writes the report.
 ///
 /// # Errors
 /// When a file is missing, a network fails, or there are fewer than two persons with enough pictures.
 pub fn attack(options: &Options) -> Result<()> {
-    tch::set_num_threads(i32::try_from(options.threads)?);
-    let store = crate::fit::store(options.models.as_deref())?;
-    let runtime = Runtime::load(&store.runtime_library()?, options.threads)?;
-    let mut product = Product::load(&store, &runtime, &crate::export::bare(&options.weights)?)?;
-    let mut judges = options
-        .recognizers
-        .iter()
-        .map(|path| Judge::load(path, &runtime, &mut product.place))
-        .collect::<Result<Vec<_>>>()?;
-    fs::create_dir_all(&options.out)?;
+    let subject = &options.subject;
+    tch::set_num_threads(i32::try_from(subject.threads)?);
+    let (runtime, mut product) = subject.open()?;
+    let mut judges = judges(&options.recognizers, &runtime, &mut product)?;
 
     let mut read = |folder: &str, persons| {
-        let folders = persons_in(&options.data.join(folder), persons, options.pictures)?;
+        let folders = persons_in(&subject.data.join(folder), persons, options.pictures)?;
         samples(&folders, &mut product, &mut judges)
     };
     let attacked = read("eval/lfw", options.persons)?;
     let learners = read("train/lfw", options.learners)?;
     let mut report = Report {
-        weights: options.weights.display().to_string(),
+        weights: subject.weights.display().to_string(),
         attacks: Vec::new(),
     };
     for (judge, (attacked, learners)) in judges.iter().zip(attacked.iter().zip(&learners)) {
@@ -186,14 +172,7 @@ pub fn attack(options: &Options) -> Result<()> {
             });
         }
     }
-    fs::write(
-        options.out.join("attack.json"),
-        serde_json::to_string_pretty(&report)?,
-    )?;
-    let markdown = report.markdown()?;
-    fs::write(options.out.join("attack.md"), &markdown)?;
-    println!("{markdown}");
-    Ok(())
+    subject.write("attack", &report, &report.markdown()?)
 }
 
 /// The pictures of at most `limit` persons, `pictures` of each, out of a folder with a folder for every person.
@@ -316,10 +295,7 @@ fn parrot(persons: &[Person], metric: Metric) -> Result<Outcome> {
     let [lessons, outputs] = [0, 1].map(|half| take(persons, half, 2, |sample| &sample.output));
     let [known_covered, covered] = [0, 1].map(|half| take(persons, half, 2, |sample| &sample.covered));
     let truth = whose(&outputs);
-    let verdict = |what, likeness: &[Vec<f64>]| {
-        let verdict = Verdict::of(likeness, &truth).context("no output to recognise")?;
-        anyhow::Ok((what, verdict))
-    };
+    let verdict = |what, likeness: &[Vec<f64>]| named(what, likeness, &truth);
     Ok(Outcome {
         persons: count,
         probes: outputs.len(),
@@ -417,10 +393,7 @@ fn inverter(learners: &[Person], persons: &[Person], metric: Metric) -> Result<O
     let covered_lessons = take(learners, 0, 1, |sample| &sample.covered);
     let covered = take(persons, 1, 1, |sample| &sample.covered);
     let truth = whose(&outputs);
-    let verdict = |what, likeness: &[Vec<f64>]| {
-        let verdict = Verdict::of(likeness, &truth).context("no output to recognise")?;
-        anyhow::Ok((what, verdict))
-    };
+    let verdict = |what, likeness: &[Vec<f64>]| named(what, likeness, &truth);
     let count = persons.len();
     Ok(Outcome {
         persons: count,

@@ -19,6 +19,8 @@ pub struct Look {
     similarity: Option<f64>,
     rgb_difference: Option<f64>,
     mask_coverage: Option<f64>,
+    /// Whether the output passes for the original's sex, where somebody judged that.
+    pub same_sex: Option<bool>,
 }
 
 impl Look {
@@ -68,6 +70,7 @@ impl Look {
             similarity: metrics::similarity(region(0), region(1)),
             rgb_difference: within(&mut before.iter().zip(after).map(|(a, b)| (a - b).abs())),
             mask_coverage: within(&mut replaced.mask.iter().copied()),
+            same_sex: None,
         })
     }
 }
@@ -86,6 +89,8 @@ pub struct Looks {
     pub similarity: Option<Summary>,
     pub rgb_difference: Option<Summary>,
     pub mask_coverage: Option<Summary>,
+    /// Share of the outputs that pass for the original's sex.
+    pub same_sex: Option<f64>,
 }
 
 impl Looks {
@@ -96,13 +101,13 @@ impl Looks {
         let summary = |of: fn(&Look) -> Option<f64>| {
             Summary::of(&looks.iter().filter_map(|look| of(look)).collect::<Vec<_>>())
         };
-        let found_again: Vec<f64> = looks
-            .iter()
-            .map(|look| f64::from(u8::from(look.found_again)))
-            .collect();
+        let share = |of: fn(&Look) -> Option<bool>| {
+            let values = looks.iter().filter_map(|look| of(look));
+            metrics::mean(&values.map(|value| f64::from(u8::from(value))).collect::<Vec<_>>())
+        };
         Self {
             faces: looks.len(),
-            found_again: metrics::mean(&found_again),
+            found_again: share(|look| Some(look.found_again)),
             landmark_error: summary(|look| Some(look.landmark_error)),
             mouth_correlation: metrics::correlation(&pairs(|look| look.mouths)),
             eye_correlation: metrics::correlation(&pairs(|look| look.eyes)),
@@ -111,6 +116,7 @@ impl Looks {
             similarity: summary(|look| look.similarity),
             rgb_difference: summary(|look| look.rgb_difference),
             mask_coverage: summary(|look| look.mask_coverage),
+            same_sex: share(|look| look.same_sex),
         }
     }
 }

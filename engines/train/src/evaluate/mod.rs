@@ -6,18 +6,18 @@ mod judge;
 mod looks;
 mod metrics;
 mod product;
+pub mod study;
+mod video;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use engines::cpu::Runtime;
 use indicatif::ProgressIterator;
-use kernels::{Color, Landmarks, Matrix, Range};
+use kernels::Landmarks;
 use serde::Serialize;
 
 use crate::data::person_of;
@@ -27,39 +27,79 @@ use looks::{Look, Looks};
 use metrics::Summary;
 use product::{Face, Picture, Product, Replaced};
 
+/// Whose outputs are looked at, and where the result goes.
+#[derive(Debug, clap::Args)]
+pub struct Subject {
+    /// Data directory, laid out as docs/training.md says
+    #[arg(long)]
+    data: PathBuf,
+    /// The generator's weights (safetensors)
+    #[arg(long)]
+    weights: PathBuf,
+    /// Directory for what is written
+    #[arg(long)]
+    out: PathBuf,
+    /// Store of the frozen networks [default: the product's]
+    #[arg(long)]
+    models: Option<PathBuf>,
+    /// Threads per network
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+impl Subject {
+    /// Loads the product with these weights and makes the directory for the result.
+    ///
+    /// # Errors
+    /// When a network is missing or the directory cannot be made.
+    fn open(&self) -> Result<(Runtime, Product)> {
+        let store = crate::fit::store(self.models.as_deref())?;
+        let runtime = Runtime::load(&store.runtime_library()?, self.threads)?;
+        let product = Product::load(&store, &runtime, &crate::export::bare(&self.weights)?)?;
+        fs::create_dir_all(&self.out).with_context(|| format!("cannot make {}", self.out.display()))?;
+        Ok((runtime, product))
+    }
+
+    /// Writes a report as `NAME.json` and `NAME.md`, and prints it.
+    fn write(&self, name: &str, report: &impl Serialize, markdown: &str) -> Result<()> {
+        let json = serde_json::to_string_pretty(report)?;
+        fs::write(self.out.join(format!("{name}.json")), json)?;
+        fs::write(self.out.join(format!("{name}.md")), markdown)?;
+        println!("{markdown}");
+        Ok(())
+    }
+}
+
+fn judges(recognizers: &[PathBuf], runtime: &Runtime, product: &mut Product) -> Result<Vec<Judge>> {
+    recognizers
+        .iter()
+        .map(|path| Judge::load(path, runtime, &mut product.place))
+        .collect()
+}
+
 /// What to evaluate, and on what.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Data directory: eval/pairs.tsv, eval/lfw, eval/distractors_utk and video
-    #[arg(long)]
-    pub data: PathBuf,
-    /// The generator's weights (safetensors)
-    #[arg(long)]
-    pub weights: PathBuf,
+    #[command(flatten)]
+    subject: Subject,
     /// TOML files of the recognisers that judge
     #[arg(long = "recognizer", required = true)]
-    pub recognizers: Vec<PathBuf>,
-    /// Directory for report.md, report.json and the sheets
+    recognizers: Vec<PathBuf>,
+    /// TOML file of a network that gives the probability of one sex: how often the output keeps it
     #[arg(long)]
-    pub out: PathBuf,
-    /// Store of the frozen networks [default: the product's]
-    #[arg(long)]
-    pub models: Option<PathBuf>,
+    sex: Option<PathBuf>,
     /// Genuine pairs to use, spread over the official list [default: all]
     #[arg(long)]
-    pub pairs: Option<usize>,
+    pairs: Option<usize>,
     /// Persons in the gallery [default: all]
     #[arg(long)]
-    pub gallery: Option<usize>,
+    gallery: Option<usize>,
     /// Pictures of eval/distractors_utk for the numbers by group; 0 leaves them out
     #[arg(long, default_value_t = 300)]
-    pub labelled: usize,
+    labelled: usize,
     /// Frames of each clip; 0 leaves the clips out
     #[arg(long, default_value_t = 75)]
-    pub frames: usize,
-    /// Threads per network
-    #[arg(long, default_value_t = 1)]
-    pub threads: usize,
+    frames: usize,
 }
 
 /// Whose embedding the generator leads away from.
@@ -123,21 +163,19 @@ struct Clip {
 /// # Errors
 /// When a file is missing or a network fails.
 pub fn evaluate(options: &Options) -> Result<()> {
-    let store = crate::fit::store(options.models.as_deref())?;
-    let runtime = Runtime::load(&store.runtime_library()?, options.threads)?;
-    let weights = crate::export::bare(&options.weights)?;
-    let mut product = Product::load(&store, &runtime, &weights)?;
-    let mut judges = options
-        .recognizers
-        .iter()
+    let subject = &options.subject;
+    let (runtime, mut product) = subject.open()?;
+    let mut judges = judges(&options.recognizers, &runtime, &mut product)?;
+    let mut sex = options
+        .sex
+        .as_deref()
         .map(|path| Judge::load(path, &runtime, &mut product.place))
-        .collect::<Result<Vec<_>>>()?;
-    fs::create_dir_all(&options.out)?;
+        .transpose()?;
 
-    let pairs = pairs(&options.data, options.pairs)?;
-    let set = Set::read(&options.data, &pairs, options.gallery, &mut product, &mut judges)?;
+    let pairs = pairs(&subject.data, options.pairs)?;
+    let set = Set::read(&subject.data, &pairs, options.gallery, &mut product, &mut judges)?;
     let mut report = Report {
-        weights: options.weights.display().to_string(),
+        weights: subject.weights.display().to_string(),
         pictures: set.originals.len(),
         pairs: pairs.len(),
         gallery: set.gallery.len(),
@@ -147,18 +185,19 @@ pub fn evaluate(options: &Options) -> Result<()> {
         clips: Vec::new(),
     };
     for (protocol, name) in [(Protocol::OtherPicture, "other"), (Protocol::SamePicture, "same")] {
-        let (recognitions, looks, sheet) = set.replace(&pairs, protocol, &mut product, &mut judges)?;
+        let (recognitions, looks, sheet) =
+            set.replace(&pairs, protocol, &mut product, &mut judges, sex.as_mut())?;
         report.recognizers.extend(recognitions);
         report.looks.insert(name, looks);
         draw(
-            &options.out.join(format!("faces-{name}.png")),
+            &subject.out.join(format!("faces-{name}.png")),
             &sheet,
             product.side(),
         )?;
     }
     if options.labelled > 0 {
         report.groups = groups::measure(
-            &options.data.join("eval/distractors_utk"),
+            &subject.data.join("eval/distractors_utk"),
             options.labelled,
             &mut product,
             &mut judges,
@@ -166,20 +205,13 @@ pub fn evaluate(options: &Options) -> Result<()> {
     }
     if options.frames > 0 {
         report.clips = clips(
-            &options.data.join("video/talking"),
+            &subject.data.join("video/talking"),
             options.frames,
             &mut product,
             &mut judges,
         )?;
     }
-    fs::write(
-        options.out.join("report.json"),
-        serde_json::to_string_pretty(&report)?,
-    )?;
-    let markdown = report.markdown()?;
-    fs::write(options.out.join("report.md"), &markdown)?;
-    println!("{markdown}");
-    Ok(())
+    subject.write("report", &report, &report.markdown()?)
 }
 
 /// The genuine pairs of eval/pairs.tsv, `limit` of them spread evenly.
@@ -270,6 +302,7 @@ impl Set {
         protocol: Protocol,
         product: &mut Product,
         judges: &mut [Judge],
+        mut sex: Option<&mut Judge>,
     ) -> Result<(Vec<Recognition>, Looks, Vec<Replaced>)> {
         let mut looks = Vec::new();
         let mut probes: Vec<(&str, &str, Vec<Vec<f32>>)> = Vec::new();
@@ -284,7 +317,17 @@ impl Set {
                 Protocol::OtherPicture => other.face.embedding,
             };
             let mut replaced = product.replace(&mut original.picture.clone(), &original.face, &target)?;
-            looks.push(Look::measure(&original.face, &mut replaced, product)?);
+            let mut look = Look::measure(&original.face, &mut replaced, product)?;
+            if let Some(sex) = &mut sex {
+                let mut female = |picture: &mut Picture| {
+                    let said =
+                        sex.describe(&mut product.place, &picture.frame()?, &original.face.landmarks)?;
+                    anyhow::Ok(said.first().is_some_and(|probability| *probability < 0.5))
+                };
+                let before = female(&mut original.picture.clone())?;
+                look.same_sex = Some(before == female(&mut replaced.picture)?);
+            }
+            looks.push(look);
             let descriptors = describe(&mut replaced.picture, &original.face.landmarks, product, judges)?;
             probes.push((a, b, descriptors));
             if index % stride == 0 {
@@ -423,7 +466,7 @@ fn clip(path: &Path, frames: usize, product: &mut Product, judges: &mut [Judge])
     let mut descriptors: [Vec<Vec<Vec<f32>>>; 2] = Default::default();
     let mut tracks: [Vec<Landmarks>; 2] = Default::default();
     let mut target = None;
-    for mut picture in decode(path, frames)? {
+    for mut picture in video::decode(path, frames)? {
         let Some(face) = product.find(&mut picture)? else {
             continue;
         };
@@ -461,63 +504,6 @@ fn clip(path: &Path, frames: usize, product: &mut Product, judges: &mut [Judge])
         consistency,
         jitter: [0, 1].map(|kind| metrics::jitter(&tracks[kind])),
     })
-}
-
-/// The first frames of a clip, at most 640 pixels wide, decoded by ffmpeg.
-fn decode(path: &Path, frames: usize) -> Result<Vec<Picture>> {
-    let mut ffmpeg = Command::new("ffmpeg")
-        .args(["-v", "error", "-i"])
-        .arg(path)
-        .args([
-            "-frames:v",
-            &frames.to_string(),
-            "-vf",
-            "scale='min(640,iw)':-2,format=yuv420p",
-        ])
-        .args(["-f", "yuv4mpegpipe", "-"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("ffmpeg cannot be started: install it")?;
-    let mut bytes = Vec::new();
-    ffmpeg
-        .stdout
-        .take()
-        .context("ffmpeg without output")?
-        .read_to_end(&mut bytes)?;
-    ensure!(
-        ffmpeg.wait()?.success(),
-        "ffmpeg cannot decode {}",
-        path.display()
-    );
-    let malformed = || format!("{}: not a YUV4MPEG2 stream", path.display());
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .with_context(malformed)?;
-    let (header, mut rest) = bytes.split_at(end + 1);
-    let header = std::str::from_utf8(header).with_context(malformed)?;
-    let size = |key: char| -> Result<usize> {
-        let field = header
-            .split_whitespace()
-            .skip(1)
-            .find_map(|field| field.strip_prefix(key));
-        field.with_context(malformed)?.parse().with_context(malformed)
-    };
-    let (width, height) = (size('W')?, size('H')?);
-    let color = Color {
-        matrix: Matrix::Bt601,
-        range: Range::Limited,
-    };
-    let mut pictures = Vec::new();
-    while let Some(line) = rest.iter().position(|byte| *byte == b'\n') {
-        let frame = rest
-            .get(line + 1..line + 1 + Picture::len(width, height))
-            .with_context(malformed)?;
-        pictures.push(Picture::new(width, height, color, frame.to_vec())?);
-        rest = &rest[line + 1 + frame.len()..];
-    }
-    Ok(pictures)
 }
 
 fn percent(value: Option<f64>) -> String {
@@ -617,12 +603,12 @@ impl Report {
         writeln!(text, "\n## Looks (inside the hull, output against original)\n")?;
         writeln!(
             text,
-            "| target | faces | found again | landmark NME, median | p95 | mouth opening, r | eye opening, r | sharpness ratio, median | of the crop put back | SSIM, median | RGB difference of 255, median | mask coverage, median | p5 |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+            "| target | faces | found again | landmark NME, median | p95 | mouth opening, r | eye opening, r | sharpness ratio, median | of the crop put back | SSIM, median | RGB difference of 255, median | mask coverage, median | p5 | same sex |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for (target, looks) in &self.looks {
             writeln!(
                 text,
-                "| {target} picture | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {target} picture | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 looks.faces,
                 percent(looks.found_again),
                 percent(median(&looks.landmark_error)),
@@ -635,6 +621,7 @@ impl Report {
                 number(median(&looks.rgb_difference)),
                 number(median(&looks.mask_coverage)),
                 number(looks.mask_coverage.map(|coverage| coverage.p5)),
+                percent(looks.same_sex),
             )?;
         }
         if !self.groups.is_empty() {

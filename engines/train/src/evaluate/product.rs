@@ -103,6 +103,21 @@ impl Picture {
         )
     }
 
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// I420 bytes without padding.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The picture as a frame.
     ///
     /// # Errors
