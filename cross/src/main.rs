@@ -2,6 +2,7 @@
 //! measures it. Only this package installs or downloads anything outside of the networks' store.
 
 mod bench;
+mod build;
 mod clips;
 mod demo;
 mod kernels;
@@ -10,6 +11,7 @@ mod ptx;
 mod setup;
 mod slots;
 mod steps;
+mod sysroot;
 mod tensorrt;
 mod test;
 
@@ -45,6 +47,10 @@ enum Command {
     Clips,
     /// Set up, then run every check of the repository
     Test(test::Options),
+    /// Unpack what building for a box needs: Debian's arm64 libraries and a compiler for them (1.7 GB)
+    Sysroot,
+    /// Build the program for a box and check that it would run there: leaves it below target/cross
+    Build(build::Options),
     /// Compile the CUDA kernels (kernels/cu) into kernels/ptx
     Ptx(ptx::Options),
     /// Run the CUDA kernels on the processor: the conformance suite, plainly and under sanitizers
@@ -82,6 +88,11 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { clip } => demo::run(root, clip.as_deref()),
         Command::Clips => setup::ensure().and_then(|()| clips::defaults(root).map(drop)),
         Command::Test(options) => test::run(root, &options),
+        Command::Sysroot => {
+            println!("{}", sysroot::Sysroot::ensure(root)?.path().display());
+            Ok(())
+        }
+        Command::Build(options) => build::run(root, &options),
         Command::Ptx(options) => ptx::run(root, &options),
         Command::Kernels(options) => kernels::run(root, &options),
         Command::Libtorch => {

@@ -54,6 +54,17 @@ const PTX_COMPILER: [Requirement; 1] = [requirement(
     "compiles the CUDA kernels",
 )];
 
+/// For `cargo xtask sysroot` and what builds on it.
+#[rustfmt::skip]
+const CROSS_TOOLS: [Requirement; 6] = [
+    requirement(Sign::Succeeds(&["aarch64-linux-gnu-gcc", "--version"]), "gcc-aarch64-linux-gnu", "links for a box"),
+    requirement(Sign::Succeeds(&["aarch64-linux-gnu-g++", "--version"]), "g++-aarch64-linux-gnu", "links for a box"),
+    requirement(Sign::Succeeds(&["test", "-e", "/usr/aarch64-linux-gnu/lib/libc.so.6"]), "libc6-dev-arm64-cross", "links for a box"),
+    requirement(Sign::Succeeds(&["qemu-aarch64-static", "--version"]), "qemu-user-static", "runs a box's programs here"),
+    requirement(Sign::Succeeds(&["mmdebstrap", "--version"]), "mmdebstrap", "unpacks Debian's arm64 libraries"),
+    requirement(Sign::Succeeds(&["test", "-e", "/usr/share/keyrings/debian-archive-keyring.gpg"]), "debian-archive-keyring", "verifies them"),
+];
+
 impl Sign {
     fn is_there(&self) -> bool {
         match self {
@@ -100,6 +111,14 @@ pub fn ensure() -> Result<()> {
 /// As [`ensure`].
 pub fn ensure_ptx_compiler() -> Result<()> {
     install(&PTX_COMPILER)
+}
+
+/// [`ensure`] for building and running a box's programs on this machine.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_cross_tools() -> Result<()> {
+    install(&CROSS_TOOLS)
 }
 
 fn install(requirements: &'static [Requirement]) -> Result<()> {
