@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use engines::models::default_dir;
 use gstreamer as gst;
+use persona::panel::Panel;
 use persona::serve::config::Config;
 use persona::{bench, check, element, models, run, serve, sheet};
 
@@ -118,7 +119,8 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
                 print!("{}", serve::config::STARTER);
                 return Ok(ExitCode::SUCCESS);
             };
-            serve::run(&Config::read(&path)?, &*interrupted()?)?;
+            let panel = Panel::open(&options.panel)?.map(Arc::new);
+            serve::run(&Config::read(&path)?, panel, &*interrupted()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { config, folder } => {

@@ -19,6 +19,7 @@ use super::config::{Camera, Networks, Secret, Source, Transport};
 use super::output::{Message, Picture};
 use super::status::{Count, Health, Lost};
 use crate::element::Persona;
+use crate::panel::Panel;
 use crate::run::{Error, formats, link_video, make, test_caps};
 
 /// How often a connection is looked at.
@@ -35,6 +36,8 @@ const GOOD: Duration = Duration::from_secs(10);
 pub(super) struct Supervisor {
     pub(super) camera: Camera,
     pub(super) networks: Networks,
+    /// Decides what may be shown.
+    pub(super) panel: Option<Arc<Panel>>,
     /// Name and password for the camera.
     pub(super) login: Option<(String, Secret)>,
     pub(super) health: Arc<Health>,
@@ -76,6 +79,9 @@ impl Supervisor {
                 return Some(Lost::Broken);
             }
         };
+        if let Some(panel) = &self.panel {
+            panel.attach(&persona);
+        }
         self.health.set_element(Some(persona.clone()));
         let lost = self.watch(&pipeline, &persona);
         self.health.set_element(None);

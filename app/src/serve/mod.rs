@@ -28,6 +28,7 @@ use engines::models::Store;
 use gst_rtsp_server::gio;
 use gstreamer_rtsp_server as gst_rtsp_server;
 
+use crate::panel::{self, Panel};
 use crate::rtsp::{Listen, Server};
 use camera::Supervisor;
 use config::{Authentication, Camera, Config, Secret};
@@ -44,6 +45,10 @@ pub struct Options {
     /// Print a configuration to begin with, every key explained
     #[arg(long)]
     pub starter: bool,
+
+    /// The box's front panel
+    #[command(flatten, next_help_heading = "Front panel")]
+    pub panel: panel::Options,
 }
 
 /// Why a box cannot start; one sentence.
@@ -82,12 +87,12 @@ pub enum Error {
     Thread(std::io::Error),
 }
 
-/// Serves until `interrupted` is set.
+/// Serves until `interrupted` is set. Every stream stands under the front panel, if there is one.
 ///
 /// # Errors
 /// When the box cannot start. Whatever happens later is put right, and told.
-pub fn run(config: &Config, interrupted: &AtomicBool) -> Result<(), Error> {
-    let running = Running::start(config)?;
+pub fn run(config: &Config, panel: Option<Arc<Panel>>, interrupted: &AtomicBool) -> Result<(), Error> {
+    let running = Running::start(config, panel.as_ref())?;
     for stream in &running.streams {
         log::info!("{}: {}", stream.health.name(), stream.address);
     }
@@ -113,7 +118,7 @@ struct Stream {
 }
 
 impl Running {
-    fn start(config: &Config) -> Result<Self, Error> {
+    fn start(config: &Config, panel: Option<&Arc<Panel>>) -> Result<Self, Error> {
         let events = Arc::new(Events::default());
         let networks = Store::open(&config.networks.folder).map_err(crate::networks::Error::from)?;
         let usable = networks
@@ -133,7 +138,7 @@ impl Running {
         let streams = config
             .cameras()
             .zip(logins)
-            .map(|(camera, login)| Stream::start(config, camera, login, &server, &events))
+            .map(|(camera, login)| Stream::start(config, camera, login, panel, &server, &events))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             streams,
@@ -176,6 +181,7 @@ impl Stream {
         config: &Config,
         camera: &Camera,
         login: Option<(String, Secret)>,
+        panel: Option<&Arc<Panel>>,
         server: &Server,
         events: &Arc<Events>,
     ) -> Result<Self, Error> {
@@ -194,6 +200,7 @@ impl Stream {
         let supervisor = Supervisor {
             camera: camera.clone(),
             networks: config.networks.clone(),
+            panel: panel.cloned(),
             login,
             health: health.clone(),
             output: pictures,
