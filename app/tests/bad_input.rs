@@ -5,38 +5,15 @@ mod clip;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstreamer as gst;
 
-use clip::{assert_done, assert_refused, decode, launch, mp4, persona, run, verdict};
-
-/// A run in the background, ended with the test.
-struct Background(Child);
-
-impl Background {
-    fn start(arguments: &[&str], errors: Stdio) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_persona"));
-        Self(
-            command
-                .args(arguments)
-                .stdout(Stdio::null())
-                .stderr(errors)
-                .spawn()
-                .unwrap(),
-        )
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use clip::{
+    Background, assert_done, assert_refused, decode, free_port, launch, mp4, persona, run, verdict, wait_for,
+};
 
 #[test]
 fn files_that_are_no_video_are_refused() {
@@ -280,11 +257,7 @@ fn nobody_at_the_address() {
     clip::init();
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("out.mp4");
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let address = format!("rtsp://127.0.0.1:{port}/live");
     let refused = persona(&[
         "run",
@@ -302,18 +275,10 @@ fn nobody_at_the_address() {
 fn a_camera_that_disappears_leaves_a_playable_file() {
     clip::init();
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let address = format!("rtsp://127.0.0.1:{port}/hall");
     let camera = Background::start(&["run", "--input", "test", "--output", &address], Stdio::null());
-    let until = Instant::now() + Duration::from_secs(30);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < until, "the camera does not start");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for(port);
     let to = dir.path().join("out.mp4");
     let arguments = [
         "run",
@@ -322,7 +287,7 @@ fn a_camera_that_disappears_leaves_a_playable_file() {
         "--output",
         to.to_str().unwrap(),
         "--timeout",
-        "3",
+        "10",
     ];
     let mut recorder = Background::start(&arguments, Stdio::piped());
     let part = format!("{}.part", to.display());

@@ -177,6 +177,26 @@ fn each_reason_covers() {
 }
 
 #[test]
+fn a_stricter_policy_covers_more() {
+    // Box of the detector, box of the face from hair line to chin, box of the head, everything.
+    let cases = [
+        (Policy::Cover, FACE, FACE.scaled(1.7)),
+        (Policy::Head, FACE.scaled(1.6), FACE.scaled(2.3)),
+    ];
+    for (policy, within, around) in cases {
+        // Hair, so to speak: a pattern all around that no detector takes for a face.
+        let picture = empty().with_face(FACE.scaled(2.2), UNSEEN).with_face(FACE, SURE);
+        let settings = Settings { policy, ..settings() };
+        let (shown, _) = anonymized(&settings, &Faults::default(), std::slice::from_ref(&picture));
+        assert!(
+            shown[0].changed(&picture, &within.scaled(1.0 / 0.6)) > 0.95,
+            "{policy:?}"
+        );
+        assert!(shown[0].differs_only_in(&picture, &around), "{policy:?}");
+    }
+}
+
+#[test]
 fn a_network_that_fails_never_shows_a_face() {
     type OfNetwork = fn(&Faults) -> &Switch;
     let switches: [(&str, OfNetwork); 4] = [

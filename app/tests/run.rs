@@ -3,58 +3,15 @@
 mod clip;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 
-use clip::{assert_done, assert_refused, decode, launch, mp4, run, verdict};
+use clip::{Background, assert_done, assert_refused, decode, free_port, launch, mp4, run, verdict, wait_for};
 
 /// What no output may hold; long enough to be nobody's accident.
 const SECRET: &str = "AnnaMuellerBirthday2019";
-
-/// A free TCP port of this machine.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-/// A run in the background, ended with the test.
-struct Background(Child);
-
-impl Background {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_persona"));
-        Self(
-            command
-                .args(arguments)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap(),
-        )
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Waits until somebody listens.
-fn wait_for(port: u16) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < until, "nobody listens at port {port}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 #[test]
 fn a_video_keeps_its_size_its_frames_and_their_times() {
@@ -350,7 +307,7 @@ fn a_stream_is_served_and_fetched() {
         .trim_end_matches("/hall")
         .parse()
         .unwrap();
-    let _server = Background::start(&["run", "--input", "test", "--output", &address]);
+    let _server = Background::start(&["run", "--input", "test", "--output", &address], Stdio::null());
     wait_for(port);
     let (to, stats) = (dir.path().join("out.mp4"), dir.path().join("stats.json"));
     let done = clip::persona(&[
@@ -446,19 +403,27 @@ fn a_sheet_shows_inputs_above_outputs() {
 }
 
 #[test]
+fn a_crash_leaves_no_core_dump() {
+    clip::init();
+    let port = free_port();
+    let address = format!("rtsp://127.0.0.1:{port}/hall");
+    let run = Background::start(&["run", "--input", "test", "--output", &address], Stdio::null());
+    wait_for(port);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", run.0.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+}
+
+#[test]
 fn an_interrupt_closes_the_file() {
     clip::init();
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("in.mp4");
     mp4(&from, 1500, (640, 360));
     let to = dir.path().join("out.mp4");
-    let mut run = Background::start(&[
-        "run",
-        "--input",
-        from.to_str().unwrap(),
-        "--output",
-        to.to_str().unwrap(),
-    ]);
+    let [from, output] = [&from, &to].map(|path| path.to_str().unwrap());
+    let mut run = Background::start(&["run", "--input", from, "--output", output], Stdio::null());
     let part = dir.path().join("out.mp4.part");
     let until = Instant::now() + Duration::from_secs(30);
     while std::fs::metadata(&part).map_or(0, |metadata| metadata.len()) < 20_000 {

@@ -47,6 +47,9 @@ pub enum Policy {
     /// Cover each face.
     #[enum_value(name = "Cover each face", nick = "cover")]
     Cover,
+    /// Cover each head, hair and ears too.
+    #[enum_value(name = "Cover each head, hair and ears too", nick = "head")]
+    Head,
     /// Cover the whole frame.
     #[enum_value(name = "Cover the whole frame", nick = "shutter")]
     Shutter,
@@ -95,6 +98,7 @@ impl From<Policy> for pipeline::Policy {
         match policy {
             Policy::Anonymize => Self::Anonymize,
             Policy::Cover => Self::Cover,
+            Policy::Head => Self::Head,
             Policy::Shutter => Self::Shutter,
         }
     }

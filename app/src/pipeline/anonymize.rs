@@ -16,10 +16,18 @@ const ENOUGH_PIXELS: f32 = 176.0;
 /// A later frame's embedding replaces the one in use when its quality is this much better: often enough to leave a
 /// bad first frame behind, seldom enough that the new face keeps its looks.
 const CLEARLY_BETTER: f32 = 1.6;
-/// The detector's box ends at the chin and below the hair: a cover reaches further, in box sides.
-const COVER_SIDES: f32 = 0.15;
-const COVER_ABOVE: f32 = 0.3;
-const COVER_BELOW: f32 = 0.15;
+/// The detector's box ends at the chin and below the hair: a cover of the face reaches from hair line to chin.
+const FACE: Margins = Margins {
+    sides: 0.15,
+    above: 0.3,
+    below: 0.15,
+};
+/// A cover of the head hides ears, beard and most hair as well.
+const HEAD: Margins = Margins {
+    sides: 0.4,
+    above: 0.6,
+    below: 0.3,
+};
 
 /// Proof that every face of a frame was replaced or covered, or the whole frame covered. Only [`Anonymize::treat`]
 /// and [`Anonymize::cover_frame`] make one, and only at their ends.
@@ -49,29 +57,36 @@ impl Face {
         Treatment::Cover(self.candidate.err().unwrap_or(Reason::Network))
     }
 
-    /// What to cover: the hull of trusted landmarks, else the box with hair line and chin.
-    fn region(&self) -> Region {
-        let policy = self.candidate == Err(Reason::Policy);
-        match self.placement.as_ref().filter(|_| !policy) {
-            Some(placement) => Region::Hull(placement.hull.clone()),
-            None => Region::Box(head(&self.track.rect)),
+    /// What to cover: what `policy` asks for, else the hull of trusted landmarks, else the box of the face.
+    fn region(&self, policy: Policy) -> Region {
+        match (policy, &self.placement) {
+            (Policy::Head, _) => Region::Box(HEAD.around(&self.track.rect)),
+            (Policy::Anonymize, Some(placement)) => Region::Hull(placement.hull.clone()),
+            _ => Region::Box(FACE.around(&self.track.rect)),
         }
     }
 }
 
-/// The detector's box grown to cover hair line and chin, never by less than two pixels.
-fn head(rect: &Rect) -> Rect {
-    let sides = (COVER_SIDES * rect.width).max(2.0);
-    let (above, below) = (
-        (COVER_ABOVE * rect.height).max(2.0),
-        (COVER_BELOW * rect.height).max(2.0),
-    );
-    Rect::new(
-        rect.x - sides,
-        rect.y - above,
-        rect.width + 2.0 * sides,
-        rect.height + above + below,
-    )
+/// How far a cover reaches beyond the detector's box, in its widths and heights.
+struct Margins {
+    sides: f32,
+    above: f32,
+    below: f32,
+}
+
+impl Margins {
+    /// The box with its margins, none of which is less than two pixels.
+    fn around(&self, rect: &Rect) -> Rect {
+        let sides = (self.sides * rect.width).max(2.0);
+        let above = (self.above * rect.height).max(2.0);
+        let below = (self.below * rect.height).max(2.0);
+        Rect::new(
+            rect.x - sides,
+            rect.y - above,
+            rect.width + 2.0 * sides,
+            rect.height + above + below,
+        )
+    }
 }
 
 /// When the frame's time is up, and where its times are noted.
@@ -323,7 +338,7 @@ impl<K: Kernels> Anonymize<K> {
         if sound {
             self.failing = false;
         }
-        let proof = self.cover_the_rest(frame, clock)?;
+        let proof = self.cover_the_rest(frame, policy, clock)?;
         Ok((proof, &self.faces))
     }
 
@@ -558,11 +573,16 @@ impl<K: Kernels> Anonymize<K> {
     }
 
     /// Covers every face that was not replaced. Comes last, so that no blend can bring anything back.
-    fn cover_the_rest(&mut self, frame: &mut K::Frame<'_>, clock: &Clock<'_>) -> kernels::Result<Proof> {
+    fn cover_the_rest(
+        &mut self,
+        frame: &mut K::Frame<'_>,
+        policy: Policy,
+        clock: &Clock<'_>,
+    ) -> kernels::Result<Proof> {
         let start = Instant::now();
+        let rest = self.faces.iter().filter(|face| !face.replaced);
         self.regions.clear();
-        self.regions
-            .extend(self.faces.iter().filter(|face| !face.replaced).map(Face::region));
+        self.regions.extend(rest.map(|face| face.region(policy)));
         if !self.regions.is_empty() {
             self.kernels.cover(frame, &self.regions)?;
             clock.took(Stage::Cover, start.elapsed());
@@ -575,7 +595,7 @@ impl<K: Kernels> Anonymize<K> {
 /// Whether a track may be replaced at all.
 fn admit(track: &Track, policy: Policy, smallest: f32) -> Result<(), Reason> {
     match (policy, track.evidence) {
-        (Policy::Cover | Policy::Shutter, _) => Err(Reason::Policy),
+        (Policy::Cover | Policy::Head | Policy::Shutter, _) => Err(Reason::Policy),
         (_, Evidence::Tentative) => Err(Reason::Tentative),
         (_, Evidence::Coasting) => Err(Reason::Coasting),
         (_, Evidence::LookAhead) => Err(Reason::LookAhead),

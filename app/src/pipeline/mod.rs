@@ -45,20 +45,22 @@ use crate::frame::{Anonymized, Pixels, RawFrame};
 use crate::track::{OneEuro, Track, TrackSettings};
 use lookahead::LookAhead;
 
-/// What to do with the faces of a stream.
+/// What to do with the faces of a stream, from what shows most to what shows least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
     /// Replace each face, or cover it where that cannot be done well.
     #[default]
     Anonymize,
-    /// Cover each face with a box that hides the head.
+    /// Cover each face with a box from hair line to chin.
     Cover,
+    /// Cover each head with a box that hides hair and ears too.
+    Head,
     /// Cover the whole frame.
     Shutter,
 }
 
 impl Policy {
-    const ALL: [Self; 3] = [Self::Anonymize, Self::Cover, Self::Shutter];
+    const ALL: [Self; 4] = [Self::Anonymize, Self::Cover, Self::Head, Self::Shutter];
 }
 
 /// What became of a face.

@@ -148,6 +148,8 @@ pub enum PolicyName {
     Anonymize,
     /// Cover each face
     Cover,
+    /// Cover each head, hair and ears too
+    Head,
     /// Cover the whole frame
     Shutter,
 }
@@ -158,6 +160,7 @@ impl PolicyName {
         match self {
             Self::Anonymize => "anonymize",
             Self::Cover => "cover",
+            Self::Head => "head",
             Self::Shutter => "shutter",
         }
     }
@@ -168,6 +171,7 @@ impl From<PolicyName> for Policy {
         match name {
             PolicyName::Anonymize => Self::Anonymize,
             PolicyName::Cover => Self::Cover,
+            PolicyName::Head => Self::Head,
             PolicyName::Shutter => Self::Shutter,
         }
     }

@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use engines::models::{Store, default_dir};
 use gst::prelude::*;
@@ -175,6 +177,47 @@ pub fn persona(arguments: &[&str]) -> Output {
 pub fn run(from: &Path, to: &Path, more: &[&str]) -> Output {
     let [from, to] = [from, to].map(|path| path.to_str().expect("a path of the test is UTF-8"));
     persona(&[&["run", "--input", from, "--output", to], more].concat())
+}
+
+/// A run in the background, ended with the test.
+pub struct Background(pub Child);
+
+impl Background {
+    /// Starts the program; its standard error goes to `errors`.
+    pub fn start(arguments: &[&str], errors: Stdio) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_persona"));
+        Self(
+            command
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(errors)
+                .spawn()
+                .expect("the program can be started"),
+        )
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A free TCP port of this machine.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the machine has a free port");
+    listener.local_addr().expect("a listener has an address").port()
+}
+
+/// Waits until somebody listens.
+pub fn wait_for(port: u16) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < until, "nobody listens at port {port}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Exit status and standard error of a run.
