@@ -9,12 +9,13 @@
 //! * `remains`: the share of the input's detail that is found in the output's (the slope of a least-squares line), 1 for a
 //!   copy, near 0 for a cover, whatever the light;
 //! * `difference`: the root mean square of what the gain leaves over, in luma levels of 0 to 255;
-//! * `background`: the same difference on patches of the same size all over the frame, where nothing was to be changed: what
-//!   the encoder did ([`QUANTILE`] of them are smaller; patches near any face do not count, nor flat patches of another
+//! * `change` = `difference` x sqrt(1 - `similarity`): noise on a copy leaves a high similarity, so its difference counts
+//!   little;
+//! * `background`: the `change` of patches of the same size all over the frame, where nothing was to be changed: what the
+//!   encoder did ([`QUANTILE`] of them are smaller; patches near any face do not count, nor flat patches of another
 //!   cover, nor, while they are few, patches that show something else; [`ASSUMED`] without any).
 //!
-//! From them, `change` = `difference` x sqrt(1 - `similarity`): noise on a copy leaves a high similarity, so its
-//! difference counts little. The face is **changed** when `change` is at least [`FLOOR`] levels and at least [`RATIO`]
+//! The face is **changed** when `change` is at least [`FLOOR`] levels and at least [`RATIO`]
 //! times `background`, or when less than [`REMAINS`] of the face's detail remains (dark faces have too little detail for
 //! the first). Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has
 //! the measurements behind the limits.
@@ -29,13 +30,13 @@ pub const GRID: usize = 24;
 pub const LOCAL: f32 = 0.5;
 /// Smallest change, in luma levels.
 pub const FLOOR: f32 = 1.0;
-/// How many times the background's difference a change must be.
-pub const RATIO: f32 = 1.6;
+/// How many times the background's change the face's must be.
+pub const RATIO: f32 = 3.0;
 /// A face of whose detail less than this remains is covered.
 pub const REMAINS: f32 = 0.35;
-/// The background's difference where no background is visible, in luma levels: a poor encoder's.
-pub const ASSUMED: f32 = 2.0;
-/// Which of the background's differences counts: that share of them is smaller.
+/// The background's change where no background is visible, in luma levels: a poor encoder's.
+pub const ASSUMED: f32 = 1.3;
+/// Which of the background's patches counts: that share of them is smaller.
 pub const QUANTILE: f32 = 0.75;
 /// Background patches across and down the frame.
 const LATTICE: (usize, usize) = (10, 7);
@@ -66,11 +67,13 @@ pub struct Judgement {
     pub similarity: f32,
     /// Share of the input's detail that is found in the output's.
     pub remains: f32,
-    /// Root mean square of the detail's change, in luma levels.
+    /// Root mean square of what the two details differ by, in luma levels.
     pub difference: f32,
+    /// How much of the face's detail is another one, in luma levels.
+    pub change: f32,
     /// The same away from the faces, or [`ASSUMED`].
     pub background: f32,
-    /// The same over all patches, those that show something else among them: how badly the two frames fit together.
+    /// The difference over all patches, those that show something else among them: how badly the two frames fit together.
     pub misfit: f32,
     /// Whether most of the background is still there. If not, the two frames do not belong together, and that must not
     /// pass for a change of the face.
@@ -78,14 +81,9 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// How much of the face's detail is another one, in luma levels.
-    pub fn change(&self) -> f32 {
-        self.difference * (1.0 - self.similarity).max(0.0).sqrt()
-    }
-
     /// Whether the face was changed; if not, it is exposed.
     pub fn changed(&self) -> bool {
-        self.change() >= FLOOR.max(RATIO * self.background) || (self.fits && self.remains < REMAINS)
+        self.change >= FLOOR.max(RATIO * self.background) || (self.fits && self.remains < REMAINS)
     }
 }
 
@@ -115,27 +113,29 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
     // What shows something else, of something that was no face to us, is no encoder's doing.
     let kept = |patch: &&Comparison| patch.similarity >= GONE.0 || patch.difference < GONE.1;
     let fits = 2 * patches.iter().filter(kept).count() >= patches.len();
-    let misfit = quantile(patches.iter());
+    let misfit = quantile(patches.iter().map(|patch| patch.difference));
+    let background = if fits {
+        quantile(patches.iter().filter(kept).map(Comparison::change))
+    } else {
+        misfit
+    };
     Some(Judgement {
         similarity: judged.similarity,
         remains: judged.remains,
         difference: judged.difference,
-        background: if fits {
-            quantile(patches.iter().filter(kept))
-        } else {
-            misfit
-        },
+        change: judged.change(),
+        background,
         misfit,
         fits,
     })
 }
 
-/// The difference that [`QUANTILE`] of the patches stay below; [`ASSUMED`] without any.
-fn quantile<'a>(patches: impl Iterator<Item = &'a Comparison>) -> f32 {
-    let mut differences: Vec<f32> = patches.map(|patch| patch.difference).collect();
-    differences.sort_by(f32::total_cmp);
-    let position = (QUANTILE * differences.len().saturating_sub(1) as f32).round() as usize;
-    differences.get(position).copied().unwrap_or(ASSUMED)
+/// The value that [`QUANTILE`] of the patches stay below; [`ASSUMED`] without any.
+fn quantile(patches: impl Iterator<Item = f32>) -> f32 {
+    let mut values: Vec<f32> = patches.collect();
+    values.sort_by(f32::total_cmp);
+    let position = (QUANTILE * values.len().saturating_sub(1) as f32).round() as usize;
+    values.get(position).copied().unwrap_or(ASSUMED)
 }
 
 /// Judges one face against several frames of the input, of which the output's frame may be a copy: the frame at its time
@@ -164,7 +164,7 @@ pub fn judge_nearest<'a>(
         .filter(|judgement| judgement.misfit <= 1.5 * best + 0.5)
         .min_by(|a, b| {
             let changed = a.changed().cmp(&b.changed());
-            changed.then(a.change().total_cmp(&b.change()))
+            changed.then(a.change.total_cmp(&b.change))
         })
 }
 
@@ -196,6 +196,11 @@ struct Comparison {
 }
 
 impl Comparison {
+    /// How much of the detail is another one, in luma levels.
+    fn change(&self) -> f32 {
+        self.difference * (1.0 - self.similarity).max(0.0).sqrt()
+    }
+
     /// Whether something is flat that was not: a cover's doing, and not of two frames that do not belong together.
     fn is_covered(&self) -> bool {
         self.output < FLAT && self.remains < REMAINS

@@ -30,10 +30,11 @@ const PRINTED: usize = 20;
         "What `changed` means: the luma of the middle {inner:.0} % of the face's box is averaged to at most {grid} x {grid} \
          cells and its local mean (of a window of half the box) is taken away. `similarity` is the correlation of what is \
          left in input and output, `difference` the root mean square of the output's minus the input's times the contrast \
-         that fits best, in luma levels of 255; `background` is the same difference on patches of that size around the \
-         face: what the encoder did. A face is changed when difference x sqrt(1 - similarity) is at least {floor} and at \
-         least {ratio} x background ({assumed} where none is visible), or when less than {remains} of its detail remains (the \
-         slope of a least-squares line). It must be changed against the input's frames just before and after too where their background fits, so that a shifted time does not look like a change. \
+         that fits best, in luma levels of 255, and `change` is difference x sqrt(1 - similarity). `background` is the \
+         change of patches of that size all over the frame: what the encoder did. A face is changed when its change is \
+         at least {floor} and at least {ratio} x background ({assumed} where none is visible), or when less than {remains} \
+         of its detail remains (the slope of a least-squares line). It must be changed against the input's frames just \
+         before and after too where their background fits, so that a shifted time does not look like a change. \
          Everything else is exposed.",
         inner = 100.0 * exposure::INNER,
         grid = exposure::GRID,
@@ -141,19 +142,20 @@ fn print(report: &Report) -> Result<()> {
         writeln!(out, "\nexposed, the first {PRINTED}:")?;
         writeln!(
             out,
-            "time s     x     y     w     h  score  similarity  remains  difference  background"
+            "time s     x     y     w     h  score  similarity  remains  difference  change  background"
         )?;
     }
     for face in report.exposed().take(PRINTED) {
         let Rect { x, y, width, height } = face.detection.rect;
         writeln!(
             out,
-            "{:6.2} {x:5.0} {y:5.0} {width:5.0} {height:5.0}  {:5.2}  {:10.3}  {:7.2}  {:10.2}  {:10.2}",
+            "{:6.2} {x:5.0} {y:5.0} {width:5.0} {height:5.0}  {:5.2}  {:10.3}  {:7.2}  {:10.2}  {:6.2}  {:10.2}",
             face.seconds,
             face.detection.score,
             face.judgement.similarity,
             face.judgement.remains,
             face.judgement.difference,
+            face.judgement.change,
             face.judgement.background,
         )?;
     }
@@ -164,7 +166,7 @@ fn write_csv(report: &Report, path: &Path) -> Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
     writeln!(
         file,
-        "seconds,x,y,width,height,score,similarity,remains,difference,background,changed,identity"
+        "seconds,x,y,width,height,score,similarity,remains,difference,change,background,changed,identity"
     )?;
     for face in &report.faces {
         let Rect { x, y, width, height } = face.detection.rect;
@@ -172,6 +174,7 @@ fn write_csv(report: &Report, path: &Path) -> Result<()> {
             similarity,
             remains,
             difference,
+            change,
             background,
             ..
         } = face.judgement;
@@ -180,7 +183,7 @@ fn write_csv(report: &Report, path: &Path) -> Result<()> {
             .map_or(String::new(), |distance| distance.to_string());
         writeln!(
             file,
-            "{},{x},{y},{width},{height},{},{similarity},{remains},{difference},{background},{},{identity}",
+            "{},{x},{y},{width},{height},{},{similarity},{remains},{difference},{change},{background},{},{identity}",
             face.seconds,
             face.detection.score,
             face.judgement.changed()
