@@ -17,8 +17,8 @@
 //!
 //! The face is **changed** when `change` is at least [`FLOOR`] levels and at least [`RATIO`]
 //! times `background`, or when less than [`REMAINS`] of the face's detail remains (dark faces have too little detail for
-//! the first). Everything else is **exposed**: in doubt, a face counts as exposed. docs/privacy.md has
-//! the measurements behind the limits.
+//! the first). Everything else is **exposed**: in doubt, a face counts as exposed. Only what has no detail worth the name
+//! in the input ([`FAINT`]) is not judged. docs/privacy.md has the measurements behind the limits.
 
 use kernels::{Point, Rect};
 
@@ -34,7 +34,11 @@ pub const FLOOR: f32 = 1.0;
 pub const RATIO: f32 = 3.0;
 /// A face of whose detail less than this remains is covered.
 pub const REMAINS: f32 = 0.35;
-/// The background's change where no background is visible, in luma levels: a poor encoder's.
+/// A face with less detail than this in the input, in luma levels, shows nothing that could be exposed: the black back of
+/// a head, a face burnt out by the sun. It is not judged.
+pub const FAINT: f32 = 0.25;
+/// The background's change where no background is visible, in luma levels: a poor encoder's (x264 CRF 33) where a cell is
+/// one pixel. An encoder's noise averages out over larger cells.
 pub const ASSUMED: f32 = 1.3;
 /// Which of the background's patches counts: that share of them is smaller.
 pub const QUANTILE: f32 = 0.75;
@@ -88,14 +92,14 @@ impl Judgement {
 }
 
 /// Judges one face. `faces` are the boxes of all faces in the frame, the judged one among them. `None` when the middle
-/// of the box has no pixels in the frame.
+/// of the box has no pixels in the frame or less detail than [`FAINT`].
 ///
 /// # Panics
 /// When the two planes have different sizes.
 pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> Option<Judgement> {
     assert_eq!((input.width, input.height), (output.width, output.height));
     let inner = face.scaled(INNER);
-    let judged = compare(input, output, inner)?;
+    let judged = compare(input, output, inner).filter(|judged| judged.input >= FAINT)?;
     let patches: Vec<Comparison> = background(input)
         .map(|middle| {
             let (x, y) = (middle.x - 0.5 * inner.width, middle.y - 0.5 * inner.height);
@@ -113,9 +117,10 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
     // What shows something else, of something that was no face to us, is no encoder's doing.
     let kept = |patch: &&Comparison| patch.similarity >= GONE.0 || patch.difference < GONE.1;
     let fits = 2 * patches.iter().filter(kept).count() >= patches.len();
-    let misfit = quantile(patches.iter().map(|patch| patch.difference));
+    let assumed = ASSUMED * GRID as f32 / inner.width.min(inner.height).max(GRID as f32);
+    let misfit = quantile(patches.iter().map(|patch| patch.difference)).unwrap_or(assumed);
     let background = if fits {
-        quantile(patches.iter().filter(kept).map(Comparison::change))
+        quantile(patches.iter().filter(kept).map(Comparison::change)).unwrap_or(assumed)
     } else {
         misfit
     };
@@ -130,12 +135,12 @@ pub fn judge(input: Luma<'_>, output: Luma<'_>, face: Rect, faces: &[Rect]) -> O
     })
 }
 
-/// The value that [`QUANTILE`] of the patches stay below; [`ASSUMED`] without any.
-fn quantile(patches: impl Iterator<Item = f32>) -> f32 {
+/// The value that [`QUANTILE`] of the patches stay below; `None` without any.
+fn quantile(patches: impl Iterator<Item = f32>) -> Option<f32> {
     let mut values: Vec<f32> = patches.collect();
     values.sort_by(f32::total_cmp);
     let position = (QUANTILE * values.len().saturating_sub(1) as f32).round() as usize;
-    values.get(position).copied().unwrap_or(ASSUMED)
+    values.get(position).copied()
 }
 
 /// Judges one face against several frames of the input, of which the output's frame may be a copy: the frame at its time
@@ -191,7 +196,9 @@ struct Comparison {
     similarity: f32,
     remains: f32,
     difference: f32,
-    /// Root mean square of the output's detail, in luma levels.
+    /// Root mean square of the input's detail, in luma levels.
+    input: f32,
+    /// The same of the output.
     output: f32,
 }
 
@@ -237,6 +244,7 @@ fn compare(input: Luma<'_>, output: Luma<'_>, region: Rect) -> Option<Comparison
         similarity,
         remains,
         difference: root_mean(left),
+        input: root_mean(energy),
         output: root_mean(energy_after),
     })
 }
@@ -450,6 +458,16 @@ mod tests {
         let covered = inside(&inputs[1], faces[1], |_, _, _| 128);
         let found = judged(&encoded(&covered, 1.0));
         assert!(found.changed(), "{found:?}");
+    }
+
+    #[test]
+    fn a_black_head_is_not_judged() {
+        let face = Rect::new(100.0, 60.0, 60.0, 75.0);
+        let input = inside(&scene(face), face, |_, _, _| 16);
+        assert_eq!(
+            judge(luma(&input), luma(&encoded(&input, 1.0)), face, &[face]),
+            None
+        );
     }
 
     #[test]

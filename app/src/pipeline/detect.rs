@@ -370,13 +370,13 @@ impl<K: Kernels> Detect<K> {
         Ok(())
     }
 
-    /// The coarsest level in which the smallest face followed is still large enough.
+    /// The coarsest level in which the smallest face followed is still large enough. Those of which no detection was
+    /// ever sure count too: a crowd of faces at the limit of what the detector sees is such.
     fn level(&self, levels: &Levels) -> Level {
         let smallest = self
             .tracker
             .tracks()
             .iter()
-            .filter(|track| track.is_confirmed())
             .map(|track| track.seen().width.min(track.seen().height))
             .fold(f32::INFINITY, f32::min);
         [levels.fast, levels.half]
