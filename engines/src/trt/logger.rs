@@ -1,13 +1,16 @@
 //! TensorRT's log, given to `log` under the target `tensorrt`.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::catch_unwind;
-use std::sync::{Mutex, PoisonError};
 
 use super::sys::{Family, InterfaceInfo};
 
-/// The last thing that TensorRT called an error, on whichever of its threads.
-static LAST_ERROR: Mutex<String> = Mutex::new(String::new());
+thread_local! {
+    /// The last thing that TensorRT called an error on this thread: the reason of the call that fails next. What its own
+    /// threads say is in the log alone.
+    static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 /// An `ILogger`: its first word points to a table of methods. It lives as long as the process, as TensorRT asks.
 #[repr(C)]
@@ -79,10 +82,9 @@ pub fn logger(family: Family) -> *mut c_void {
     logger.cast_mut().cast()
 }
 
-/// Takes the last error, if there was one since it was last taken.
+/// Takes this thread's last error, if there was one since it was last taken.
 pub fn take_error() -> Option<String> {
-    let mut last = LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(std::mem::take(&mut *last)).filter(|error| !error.is_empty())
+    Some(LAST_ERROR.take()).filter(|error| !error.is_empty())
 }
 
 extern "C" fn log(_this: *mut c_void, severity: i32, message: *const c_char) {
@@ -100,9 +102,7 @@ extern "C" fn log(_this: *mut c_void, severity: i32, message: *const c_char) {
             _ => log::Level::Trace,
         };
         if level == log::Level::Error {
-            let mut last = LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
-            last.clear();
-            last.push_str(message.trim());
+            LAST_ERROR.replace(message.trim().to_owned());
         }
         log::log!(target: "tensorrt", level, "{message}");
     });

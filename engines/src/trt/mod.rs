@@ -14,6 +14,8 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod logger;
+pub mod operators;
+mod plans;
 mod precision;
 mod profile;
 mod result;
@@ -22,6 +24,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub use plans::{Key, Plan, Plans, Settings};
 pub use precision::Precision;
 pub use profile::Profile;
 pub use safe::{Device, Executor, Library, Recipe, Stream};

@@ -11,10 +11,20 @@ use std::ptr;
 use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_NOW};
 
 use super::logger::{logger, take_error};
-use super::sys::{self, Dims32, Dims64, Family, Object, Slots, Version, call};
+use super::sys::{self, Dims32, Dims64, Family, Object, Slots, Version};
 use crate::Error;
 
 type Result<T> = std::result::Result<T, Refusal>;
+
+/// Calls a method: `call!(receiver, slot, (argument => Type, ...) -> Type)`. Unsafe as `Receiver::method`, and as whatever
+/// the method asks of its arguments.
+macro_rules! call {
+    ($receiver:expr, $slot:expr, ($($argument:expr => $type:ty),*) -> $result:ty) => {{
+        let receiver = $receiver;
+        let method: unsafe extern "C" fn(*mut std::ffi::c_void $(, $type)*) -> $result = receiver.method($slot);
+        method(receiver.this $(, $argument)*)
+    }};
+}
 
 type Get = unsafe extern "C" fn() -> i32;
 type Create = unsafe extern "C" fn(*mut c_void, i32) -> *mut c_void;

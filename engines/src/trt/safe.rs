@@ -9,7 +9,7 @@ use kernels::Kernels;
 
 use super::result::{self, Destroy, Refusal};
 use super::sys::{self, Dims64, Family, Version};
-use super::{Precision, Profile};
+use super::{Precision, Profile, operators};
 use crate::onnx::{Builder as Onnx, Dim};
 use crate::{Engine, Error, Port, Result, Signature};
 
@@ -203,6 +203,7 @@ impl Library {
             }
             _ => recipe.onnx,
         };
+        operators::check(self.version(), name, onnx)?;
         let builder = self.own(library.create_builder().map_err(says)?);
         // SAFETY: every object is owned by a local of this function or by the builder, in the order in which they are made,
         // so all of them are alive wherever they are used; the ONNX file is borrowed until the end.

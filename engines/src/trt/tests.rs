@@ -1,11 +1,14 @@
 //! The binding against NVIDIA's TensorRT-RTX, which parses and compiles without a GPU, and against a made-up `libnvinfer`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use kernels::Kernels;
+use kernels::cpu::{Cpu, Tensor};
 
 use super::*;
 use crate::models::{Network, Store, default_dir};
 use crate::onnx::{Builder as Onnx, Dim};
-use crate::{InputSize, Signature, detector, embedding, generator, landmarks};
+use crate::{Engine, Golden, InputSize, Signature, detector, embedding, generator, golden, landmarks};
 
 const NETWORKS: [Network; 4] = [
     Network::Detector,
@@ -78,8 +81,9 @@ fn rtx_says_what_is_wrong() {
         onnx.finish()
     };
     for (onnx, words) in [
-        (b"no network".to_vec(), "it refused the ONNX file"),
-        (network("Det"), "it refused the ONNX file: node 0: "),
+        (b"no network".to_vec(), "ONNX: "),
+        (network("Det"), "is the operator Det, which is not on the list"),
+        (network("Pad"), "it refused the ONNX file: node 0: "),
         (
             network("Relu"),
             "output 0 is `landmarks` [-1, 3, 112, 112], wanted `landmarks` [any, 136]",
@@ -108,4 +112,336 @@ fn what_is_no_tensorrt() {
         "{}",
         refused()
     );
+}
+
+// SAFETY: a CPU tensor's memory is its own, and the made-up library below takes addresses in memory for the device's.
+unsafe impl Device for Cpu {
+    fn address(tensor: &Tensor) -> u64 {
+        tensor.data().as_ptr() as u64
+    }
+
+    fn shape(tensor: &Tensor) -> [usize; 4] {
+        tensor.shape()
+    }
+}
+
+/// A folder with a made-up TensorRT (`fake/nvinfer.rs`).
+struct Fake(tempfile::TempDir);
+
+impl Fake {
+    /// Lets it say that it is of this version.
+    fn new(version: i32) -> Self {
+        let fake = Self(tempfile::tempdir().unwrap());
+        // Cargo builds the examples with the tests: target/PROFILE/deps/THIS, target/PROFILE/examples.
+        let built = std::env::current_exe().unwrap();
+        let built = built
+            .parent()
+            .and_then(Path::parent)
+            .unwrap()
+            .join("examples/libfake_nvinfer.so");
+        assert!(
+            built.exists(),
+            "{} is missing: cargo build -p engines --features tensorrt --example fake_nvinfer",
+            built.display()
+        );
+        let major = if version < 10_000 {
+            version / 1000
+        } else {
+            version / 10_000
+        };
+        let path = |name: &str| fake.0.path().join(format!("{name}.so.{major}"));
+        // A copy of its own is a library of its own to the loader.
+        std::fs::copy(built, path("libnvinfer")).unwrap();
+        std::fs::hard_link(path("libnvinfer"), path("libnvonnxparser")).unwrap();
+        fake.set(version, "");
+        fake
+    }
+
+    /// Lets something fail.
+    fn set(&self, version: i32, fail: &str) {
+        std::fs::write(
+            self.0.path().join("fake"),
+            format!("version {version}\nfail {fail}\n"),
+        )
+        .unwrap();
+    }
+
+    fn open(&self) -> crate::Result<Library> {
+        Library::open(Some(self.0.path()))
+    }
+
+    /// Objects that were made and not destroyed.
+    fn live_objects(&self) -> usize {
+        let is_library = |path: &PathBuf| path.to_string_lossy().contains("libnvinfer");
+        let path = std::fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(is_library);
+        // SAFETY: it is loaded already, and the function only returns a number.
+        unsafe {
+            let library = libloading::Library::new(path.unwrap()).unwrap();
+            library
+                .get::<extern "C" fn() -> usize>(c"fakeLiveObjects")
+                .unwrap()()
+        }
+    }
+}
+
+fn no_stream() -> Stream {
+    // SAFETY: null is the default stream.
+    unsafe { Stream::new(std::ptr::null_mut()) }
+}
+
+/// The versions whose layouts differ.
+const VERSIONS: [i32; 4] = [8502, 8601, 100_300, 110_401];
+
+/// `y = relu(x)`, which needs no network from anywhere.
+fn relu() -> (Vec<u8>, Signature, Vec<Profile>) {
+    let mut onnx = Onnx::new("relu");
+    let dims = [Dim::Free("n"), Dim::Fixed(4)];
+    let input = onnx.input("x", &dims);
+    let output = onnx.node("Relu", &[&input], &[]);
+    onnx.output(&output, "y", &dims);
+    let signature = Signature::new("relu")
+        .input("x", &[None, Some(4)])
+        .output("y", &[None, Some(4)]);
+    let profile = |batch: [usize; 3]| Profile(vec![batch.map(|batch| vec![batch, 4])]);
+    (
+        onnx.finish(),
+        signature,
+        vec![profile([1, 1, 2]), profile([1, 4, 8])],
+    )
+}
+
+fn recipe<'a>((onnx, signature, profiles): &'a (Vec<u8>, Signature, Vec<Profile>)) -> Recipe<'a> {
+    Recipe {
+        onnx,
+        signature,
+        profiles,
+        precision: Precision::Fp16,
+        workspace: None,
+        dla: None,
+    }
+}
+
+/// Every network, compiled and run through the layouts of every version, gives its golden values.
+#[test]
+fn networks_run_through_every_layout() {
+    let store = Store::open(default_dir()).unwrap();
+    for version in VERSIONS {
+        let fake = Fake::new(version);
+        let library = fake.open().unwrap();
+        for (network, golden) in NETWORKS.into_iter().zip([
+            Golden::detector(),
+            Golden::landmarks(),
+            Golden::embedding(),
+            Golden::generator().unwrap(),
+        ]) {
+            let signature = signature(network);
+            let profiles = Profile::of(network, &signature, LARGEST);
+            let plan = build(&library, network, Precision::Fp32, &store.load(network).unwrap()).unwrap();
+            let mut engine = library
+                .load(&plan, &signature, &profiles, None, no_stream())
+                .unwrap();
+            golden::admit(&mut Cpu::default(), &mut engine, &golden).unwrap();
+        }
+        assert_eq!(fake.live_objects(), 0, "{version}");
+    }
+}
+
+/// Each batch runs in the first context that takes it, in any order, and only shapes that fit run at all.
+#[test]
+fn shapes_choose_their_context() {
+    for version in VERSIONS {
+        let fake = Fake::new(version);
+        let library = fake.open().unwrap();
+        let network = relu();
+        let plan = library.build(&recipe(&network)).unwrap();
+        let mut engine = library
+            .load(&plan, &network.1, &network.2, None, no_stream())
+            .unwrap();
+        let mut kernels = Cpu::default();
+        let mut run = |faces: usize, out: [usize; 4]| {
+            let mut input = kernels.tensor([faces, 4, 1, 1]).unwrap();
+            for face in 0..faces {
+                kernels
+                    .write(&mut input, face, &[-1.0, face as f32, 2.0, -3.0])
+                    .unwrap();
+            }
+            let mut output = [kernels.tensor(out).unwrap()];
+            let ran = Engine::<Cpu>::run(&mut engine, &[&input], &mut output);
+            ran.map(|()| output[0].data().to_vec())
+        };
+        for faces in [1, 8, 2, 1, 3] {
+            let values = run(faces, [faces, 4, 1, 1]).unwrap();
+            for (face, values) in values.chunks(4).enumerate() {
+                assert_eq!(values, [0.0, face as f32, 2.0, 0.0]);
+            }
+        }
+        for (faces, out, words) in [
+            (
+                9,
+                [9, 4, 1, 1],
+                "[1, 4] to [2, 4] (fast at [1, 4]) or [1, 4] to [8, 4]",
+            ),
+            (2, [1, 4, 1, 1], "y has shape [1, 4, 1, 1], wanted [2, 4]"),
+            (2, [4, 4, 1, 1], "y has shape [4, 4, 1, 1], wanted [2, 4]"),
+            (2, [2, 4, 2, 1], "y has shape [2, 4, 2, 1], wanted `y` [any, 4]"),
+        ] {
+            let error = run(faces, out).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}
+
+/// Whatever TensorRT refuses becomes one error with its words, and no object stays behind.
+#[test]
+fn every_refusal_is_an_error() {
+    for version in VERSIONS {
+        let fake = Fake::new(version);
+        let library = fake.open().unwrap();
+        let network = relu();
+        let attempt = |library: &Library| -> crate::Result<()> {
+            let plan = library.build(&recipe(&network))?;
+            let mut engine = library.load(&plan, &network.1, &network.2, None, no_stream())?;
+            let mut kernels = Cpu::default();
+            let input = kernels.tensor([1, 4, 1, 1])?;
+            let mut output = [kernels.tensor([1, 4, 1, 1])?];
+            Engine::<Cpu>::run(&mut engine, &[&input], &mut output)
+        };
+        attempt(&library).unwrap();
+        for (fail, words) in [
+            ("builder", "it made no builder: builder was made to fail"),
+            ("network", "it made no network"),
+            ("parser", "it made no ONNX parser"),
+            (
+                "parse",
+                "it refused the ONNX file: node 7: this is no network (code 4)",
+            ),
+            ("config", "it made no configuration"),
+            ("profile", "it refused an optimization profile"),
+            ("build", "it made no plan: build was made to fail"),
+            ("runtime", "it made no runtime"),
+            (
+                "deserialize",
+                "it made no engine: the plan is not one of this version",
+            ),
+            ("context", "it made no execution context"),
+            ("select", "it refused profile 0"),
+            ("enqueue", "it did not run: enqueue was made to fail"),
+        ] {
+            fake.set(version, fail);
+            let error = attempt(&library).unwrap_err().to_string();
+            assert!(
+                error.starts_with("relu: TensorRT says: ") && error.contains(words),
+                "{fail}: {error}"
+            );
+            assert_eq!(fake.live_objects(), 0, "{version} {fail}");
+        }
+        fake.set(version, "builder");
+        let error = fake.open().unwrap_err().to_string();
+        assert!(error.contains("not a usable TensorRT: TensorRT"), "{error}");
+        fake.set(version, "");
+        attempt(&library).unwrap();
+    }
+}
+
+#[test]
+fn other_versions_are_refused() {
+    for version in [7103, 8401, 90_300, 120_000] {
+        let fake = Fake::new(version);
+        // Under a name that is looked for.
+        for name in ["libnvinfer", "libnvonnxparser"] {
+            let major = if version < 10_000 {
+                version / 1000
+            } else {
+                version / 10_000
+            };
+            let from = fake.0.path().join(format!("{name}.so.{major}"));
+            std::fs::rename(from, fake.0.path().join(format!("{name}.so.10"))).unwrap();
+        }
+        let error = fake.open().unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("it reports version {version}")),
+            "{error}"
+        );
+    }
+}
+
+/// A plan of another version, of another network or with other profiles does not load.
+#[test]
+fn foreign_plans_do_not_load() {
+    let (old, new) = (Fake::new(100_300), Fake::new(101_300));
+    let network = relu();
+    let plan = old.open().unwrap().build(&recipe(&network)).unwrap();
+    let library = new.open().unwrap();
+    let load = |plan: &[u8], signature: &Signature, profiles: &[Profile]| {
+        let loaded = library.load(plan, signature, profiles, None, no_stream());
+        loaded.err().expect("refused").to_string()
+    };
+    assert!(load(&plan, &network.1, &network.2).contains("not one of this version"));
+    let plan = library.build(&recipe(&network)).unwrap();
+    assert!(load(&plan[..20], &network.1, &network.2).contains("it made no engine"));
+    assert!(load(&plan, &network.1, &network.2[..1]).contains("the plan has 2 profiles, wanted 1"));
+    let other = Signature::new("other")
+        .input("x", &[None, Some(4)])
+        .output("z", &[None, Some(4)]);
+    assert!(load(&plan, &other, &network.2).contains("output 0 is `y` [-1, 4], wanted `z` [any, 4]"));
+    assert_eq!(new.live_objects(), 0);
+}
+
+/// What is asked for arrives: flags by version, workspace, accelerator.
+#[test]
+fn settings_arrive() {
+    const FP16: u64 = 1 << 0;
+    const INT8: u64 = 1 << 1;
+    const GPU_FALLBACK: u64 = 1 << 3;
+    for (version, precision, flags) in [
+        (8502, Precision::Fp32, 0),
+        (8502, Precision::Fp16, FP16 | 1 << 7),
+        (8502, Precision::Int8, FP16 | INT8 | 1 << 7),
+        (100_300, Precision::Fp32, 0),
+        (100_300, Precision::Fp16, 1 << 6),
+        (100_300, Precision::Int8, 1 << 6),
+        (110_401, Precision::Int8, 1 << 6),
+    ] {
+        let fake = Fake::new(version);
+        let library = fake.open().unwrap();
+        let network = relu();
+        let recipe = Recipe {
+            precision,
+            workspace: Some(64 << 20),
+            ..recipe(&network)
+        };
+        let plan = |recipe: &Recipe<'_>| -> serde_json::Value {
+            let plan = library.build(recipe).unwrap();
+            let head = plan.split(|byte| *byte == 0).next().unwrap();
+            serde_json::from_slice(head).unwrap()
+        };
+        let built = plan(&recipe);
+        assert_eq!(built["flags"].as_u64(), Some(flags), "{version} {precision}");
+        assert_eq!(built["workspace"].as_u64(), Some(64 << 20));
+        assert_eq!(
+            built["profiles"][1]["x"],
+            serde_json::json!([[1, 4], [4, 4], [8, 4]])
+        );
+        assert!(built["dla"].is_null());
+        let on_dla = plan(&Recipe {
+            dla: Some(0),
+            ..recipe
+        });
+        assert_eq!(on_dla["dla"].as_i64(), Some(0));
+        assert_eq!(on_dla["flags"].as_u64(), Some(flags | GPU_FALLBACK));
+        let error = library
+            .build(&Recipe {
+                dla: Some(1),
+                ..recipe
+            })
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("accelerator 1 was asked for and this machine has 1"),
+            "{error}"
+        );
+    }
 }

@@ -186,13 +186,13 @@ const _: () = assert!(size_of::<Dims32>() == 36 && size_of::<Dims64>() == 72);
 
 impl Dims64 {
     /// `None` when there are more than eight, or one is too large for a version's integers.
-    pub fn new(sizes: impl IntoIterator<Item = usize>) -> Option<Self> {
+    pub fn new<T: TryInto<i32>>(sizes: impl IntoIterator<Item = T>) -> Option<Self> {
         let mut dims = Self {
             count: 0,
             sizes: [0; MAX_DIMS],
         };
         for size in sizes {
-            *dims.sizes.get_mut(dims.count as usize)? = i32::try_from(size).ok()?.into();
+            *dims.sizes.get_mut(dims.count as usize)? = i64::from(size.try_into().ok()?);
             dims.count += 1;
         }
         Some(dims)
@@ -297,17 +297,6 @@ impl Receiver {
     }
 }
 
-/// Calls a method: `call!(receiver, slot, (argument => Type, ...) -> Type)`. Unsafe as [`Receiver::method`], and as whatever
-/// the method asks of its arguments.
-macro_rules! call {
-    ($receiver:expr, $slot:expr, ($($argument:expr => $type:ty),*) -> $result:ty) => {{
-        let receiver = $receiver;
-        let method: unsafe extern "C" fn(*mut std::ffi::c_void $(, $type)*) -> $result = receiver.method($slot);
-        method(receiver.this $(, $argument)*)
-    }};
-}
-pub(super) use call;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,8 +336,8 @@ mod tests {
         let dims = Dims64::new([1, 3, 128, 128]).unwrap();
         assert_eq!(dims.sizes(), [1, 3, 128, 128]);
         assert_eq!(Dims64::from(dims.narrow()), dims);
-        assert!(Dims64::new([1; 9]).is_none());
-        assert!(Dims64::new([1 << 40]).is_none());
+        assert!(Dims64::new([1usize; 9]).is_none());
+        assert!(Dims64::new([1usize << 40]).is_none());
         let no_answer = Dims64 {
             count: -1,
             sizes: [0; MAX_DIMS],
