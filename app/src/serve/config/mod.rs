@@ -595,7 +595,7 @@ mod tests {
             (camera("transprt = \"tcp\"\n"), &["did you mean transport?"]),
             (
                 camera("[camera.faces]\npolicy = \"blur\""),
-                &[":5: policy", "`blur`", "anonymize, cover, shutter"],
+                &[":5: policy", "`blur`", "anonymize, cover, head, shutter"],
             ),
             (
                 camera("[camera.faces]\npolicy = \"covr\""),
