@@ -23,12 +23,16 @@ impl Pulse {
         }
     }
 
-    /// Whether the watchdogs may be fed at `now`, with `frames` that have left so far. A box that covers because it
-    /// was asked to is sound; one at fault is not.
-    pub fn is_sound(&mut self, frames: u64, state: State, now: Instant) -> bool {
-        if frames != self.frames {
-            self.frames = frames;
-            self.until = now.saturating_add(SILENCE);
+    /// Whether the watchdogs may be fed at `now`, with `frames` that have left so far; `None` while nothing runs from
+    /// which a frame could be expected. A box that covers because it was asked to is sound; one at fault is not.
+    pub fn is_sound(&mut self, frames: Option<u64>, state: State, now: Instant) -> bool {
+        match frames {
+            None => self.until = now.saturating_add(START),
+            Some(frames) if frames != self.frames => {
+                self.frames = frames;
+                self.until = now.saturating_add(SILENCE);
+            }
+            Some(_) => (),
         }
         now < self.until && state != State::Fault
     }
@@ -73,12 +77,23 @@ mod tests {
             for &(second, frames, fault, wanted) in looks {
                 let state = if fault { State::Fault } else { State::Anonymizing };
                 assert_eq!(
-                    pulse.is_sound(frames, state, at(second)),
+                    pulse.is_sound(Some(frames), state, at(second)),
                     wanted,
                     "{name}, {second} s"
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_does_not_run_gives_no_frames() {
+        let at = Instant::from_secs;
+        let mut pulse = Pulse::new(at(0));
+        for second in 0..1000 {
+            assert!(pulse.is_sound(None, State::Covering, at(second)), "{second} s");
+        }
+        assert!(pulse.is_sound(Some(0), State::Covering, at(1118)));
+        assert!(!pulse.is_sound(Some(0), State::Covering, at(1119)));
     }
 
     #[test]
@@ -90,7 +105,7 @@ mod tests {
             State::Shuttered { ready: false },
         ] {
             assert!(
-                Pulse::new(Instant::MIN).is_sound(1, state, Instant::MIN),
+                Pulse::new(Instant::MIN).is_sound(Some(1), state, Instant::MIN),
                 "{state:?}"
             );
         }

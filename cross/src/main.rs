@@ -7,6 +7,7 @@ mod clips;
 mod demo;
 mod kernels;
 mod libtorch;
+mod package;
 mod ptx;
 mod setup;
 mod slots;
@@ -51,6 +52,8 @@ enum Command {
     Sysroot,
     /// Build the program for a box and check that it would run there: leaves it below target/cross
     Build(build::Options),
+    /// Make the arm64 package for a box: program, plugin, networks, configuration, service, bill of materials
+    Package(package::Options),
     /// Compile the CUDA kernels (kernels/cu) into kernels/ptx
     Ptx(ptx::Options),
     /// Run the CUDA kernels on the processor: the conformance suite, plainly and under sanitizers
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Build(options) => build::run(root, &options),
+        Command::Package(options) => package::run(root, &options),
         Command::Ptx(options) => ptx::run(root, &options),
         Command::Kernels(options) => kernels::run(root, &options),
         Command::Libtorch => {

@@ -7,7 +7,7 @@
 //! * Elements show nothing but covered frames from [`Panel::attach`] until the networks have passed their check.
 //! * When the thread ends, in order or not, the elements cover, and the lamp goes off.
 //! * The watchdogs (systemd's, and the hardware's if asked for) are fed only while frames leave and the state is
-//!   sound.
+//!   sound. While no element runs, because every camera is gone, none is expected.
 //! * There is no bypass: nothing in the program can show a raw picture, so the panel is given no rule that allows one.
 
 mod signals;
@@ -41,10 +41,11 @@ const CARE: board::Duration = board::Duration::from_secs(1);
 #[derive(Debug, Clone, Default, Args)]
 #[group(id = "front-panel")]
 pub struct Options {
-    /// Button and lamp: auto (told from the device tree), the name of a board, a board file, or "signals"
+    /// Button and lamp: auto (told from the device tree), the name of a board, a board file, "signals" or "none"
     ///
     /// Boards: orin-nano, orin-nx, agx-orin, xavier-nx, thor, raspberry-pi, emulated. With "signals", SIGUSR1 presses
-    /// the button and SIGUSR2 releases it, for a machine without one.
+    /// the button and SIGUSR2 releases it, for a machine without one. With "none" there is only what else the panel
+    /// does: covering until the networks have passed their check, watchdogs, and less work when it is hot.
     #[arg(long, value_name = "BOARD")]
     pub board: Option<String>,
 
@@ -124,27 +125,24 @@ impl Panel {
     pub fn open(options: &Options) -> Result<Option<Self>, Error> {
         let watchdog = |path: &PathBuf| Watchdog::open(path, Path::new("/sys"));
         let sensors = || Sensors::find(Path::new("/sys"), Path::new("/proc"));
-        let Some(name) = &options.board else {
-            let Some(path) = &options.watchdog else {
-                return Ok(None);
-            };
-            let blind = board::Sim::default();
-            return Self::start(blind, sensors(), Some(watchdog(path)?)).map(Some);
-        };
-        // The watchdog last: one that is open bites.
-        let panel = if name == "signals" {
-            let signals = Signals::watch().map_err(Error::Signals)?;
-            let watchdog = options.watchdog.as_ref().map(watchdog).transpose()?;
-            Self::start(signals, sensors(), watchdog)
-        } else {
-            let profile = match name.as_str() {
-                "auto" => Profile::detect(Path::new("/proc/device-tree")),
-                name => Profile::named(name),
-            }?;
-            let lines = profile.open()?;
-            log::info!("front panel of {}", profile.name);
-            let watchdog = options.watchdog.as_ref().map(watchdog).transpose()?;
-            Self::start(Opened(lines), sensors(), watchdog)
+        // The watchdog comes last: one that is open bites.
+        let watchdog = || options.watchdog.as_ref().map(watchdog).transpose();
+        let panel = match options.board.as_deref() {
+            None if options.watchdog.is_none() => return Ok(None),
+            None | Some("none") => Self::start(board::Sim::default(), sensors(), watchdog()?),
+            Some("signals") => {
+                let signals = Signals::watch().map_err(Error::Signals)?;
+                Self::start(signals, sensors(), watchdog()?)
+            }
+            Some(name) => {
+                let profile = match name {
+                    "auto" => Profile::detect(Path::new("/proc/device-tree")),
+                    name => Profile::named(name),
+                }?;
+                let lines = profile.open()?;
+                log::info!("front panel of {}", profile.name);
+                Self::start(Opened(lines), sensors(), watchdog()?)
+            }
         };
         panel.map(Some)
     }
@@ -280,7 +278,8 @@ impl Drop for CoverAtEnd {
 impl<B: Board> Task<B> {
     fn run(mut self) {
         let _cover = CoverAtEnd(self.shared.clone());
-        notify(&[NotifyState::Status("starting")]);
+        // Ready is the program, not its cameras, which may come later.
+        notify(&[NotifyState::Ready]);
         while !self.shared.stop.load(Ordering::Acquire) {
             self.look(now());
             std::thread::sleep(LOOK);
@@ -329,13 +328,13 @@ impl<B: Board> Task<B> {
         if vitals.is_some() && !self.ready && self.fault.is_none() {
             self.ready = true;
             self.panel.event(Event::Ready, now);
-            notify(&[NotifyState::Ready]);
         }
     }
 
     /// Sensors, load and watchdogs.
     fn care(&mut self, now: Instant) {
-        let vitals = self.vitals().unwrap_or_default();
+        let running = self.vitals();
+        let vitals = running.unwrap_or_default();
         let before = std::mem::replace(&mut self.vitals, vitals);
         let faces = vitals.faces.saturating_sub(before.faces).max(1);
         let late = vitals.late.saturating_sub(before.late) * 1000 / faces;
@@ -359,7 +358,10 @@ impl<B: Board> Task<B> {
         } else if self.fault == Some(Cause::Heat) && self.ladder.is_cool(load) {
             self.reset(now);
         }
-        if self.pulse.is_sound(vitals.frames, self.panel.state(), now) {
+        if self
+            .pulse
+            .is_sound(running.map(|vitals| vitals.frames), self.panel.state(), now)
+        {
             notify(&[NotifyState::Watchdog]);
             if let Some(Err(error)) = self.watchdog.as_mut().map(Watchdog::feed) {
                 log::error!("{error}");
