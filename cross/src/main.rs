@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod clips;
 mod demo;
+mod hil;
 mod kernels;
 mod libtorch;
 mod package;
@@ -54,6 +55,8 @@ enum Command {
     Build(build::Options),
     /// Make the arm64 package for a box: program, plugin, networks, configuration, service, bill of materials
     Package(package::Options),
+    /// Run the box's program on an emulated board, press its button and read its lamp from outside
+    Hil(hil::Options),
     /// Compile the CUDA kernels (kernels/cu) into kernels/ptx
     Ptx(ptx::Options),
     /// Run the CUDA kernels on the processor: the conformance suite, plainly and under sanitizers
@@ -97,6 +100,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Build(options) => build::run(root, &options),
         Command::Package(options) => package::run(root, &options),
+        Command::Hil(options) => hil::run(root, &options),
         Command::Ptx(options) => ptx::run(root, &options),
         Command::Kernels(options) => kernels::run(root, &options),
         Command::Libtorch => {

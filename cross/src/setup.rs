@@ -65,6 +65,14 @@ const CROSS_TOOLS: [Requirement; 6] = [
     requirement(Sign::Succeeds(&["test", "-e", "/usr/share/keyrings/debian-archive-keyring.gpg"]), "debian-archive-keyring", "verifies them"),
 ];
 
+/// For `cargo xtask hil --emulated`.
+#[rustfmt::skip]
+const EMULATOR: [Requirement; 3] = [
+    requirement(Sign::Succeeds(&["qemu-system-aarch64", "--version"]), "qemu-system-arm", "emulates a board"),
+    requirement(Sign::Succeeds(&["depmod", "--version"]), "kmod", "finds the kernel modules of the emulated board"),
+    requirement(Sign::Succeeds(&["cpio", "--version"]), "cpio", "packs what the emulated board boots"),
+];
+
 impl Sign {
     fn is_there(&self) -> bool {
         match self {
@@ -119,6 +127,14 @@ pub fn ensure_ptx_compiler() -> Result<()> {
 /// As [`ensure`].
 pub fn ensure_cross_tools() -> Result<()> {
     install(&CROSS_TOOLS)
+}
+
+/// [`ensure`] for the emulated board.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_emulator() -> Result<()> {
+    install(&EMULATOR)
 }
 
 fn install(requirements: &'static [Requirement]) -> Result<()> {

@@ -39,6 +39,9 @@ pub const RUNTIME: [&str; 5] = [
     "gstreamer1.0-libav",
 ];
 
+/// Debian packages of the emulated board.
+const EMULATED: [&str; 2] = ["linux-image-arm64", "busybox-static"];
+
 /// The target's standard library as Debian builds it, of the same version as the compiler below.
 const STANDARD_LIBRARY: &str = "libstd-rust-web-dev";
 /// Debian's compiler of that version. It conflicts with the package `rustc`, so it is unpacked and never installed.
@@ -116,19 +119,37 @@ impl Sysroot {
         self.folder.join("build").join(TARGET).join(folder)
     }
 
+    /// The folder with the kernel and busybox of the emulated board, made when it is not there.
+    ///
+    /// # Errors
+    /// When the packages cannot be fetched.
+    pub fn machine(&self) -> Result<PathBuf> {
+        let machine = self.folder.join("machine");
+        self.unpack(&machine, &EMULATED)?;
+        Ok(machine)
+    }
+
     fn libraries(&self) -> Result<()> {
         let packages: Vec<_> = DEVELOPMENT
             .into_iter()
             .chain(RUNTIME)
             .chain([STANDARD_LIBRARY])
             .collect();
+        self.unpack(&self.path(), &packages)
+    }
+
+    /// Unpacks Debian packages for arm64, and what they depend on, into a folder; does nothing when it was made of the
+    /// same ones.
+    fn unpack(&self, folder: &Path, packages: &[&str]) -> Result<()> {
         let list = packages.join(",");
-        let stamp = self.folder.join("sysroot.packages");
+        let (stamp, partial) = (
+            folder.with_extension("packages"),
+            folder.with_extension("partial"),
+        );
         if fs::read_to_string(&stamp).is_ok_and(|made| made == list) {
             return Ok(());
         }
-        eprintln!("unpacking Debian's arm64 libraries: 1.3 GB, once");
-        let partial = self.folder.join("sysroot.partial");
+        eprintln!("unpacking {} for arm64, once", packages.join(", "));
         remove(&partial)?;
         let mut mmdebstrap = Command::new("mmdebstrap");
         mmdebstrap
@@ -141,8 +162,8 @@ impl Sysroot {
             mmdebstrap.arg(own);
         }
         steps::run(&mut mmdebstrap)?;
-        remove(&self.path())?;
-        fs::rename(&partial, self.path())?;
+        remove(folder)?;
+        fs::rename(&partial, folder)?;
         Ok(fs::write(stamp, list)?)
     }
 
