@@ -13,3 +13,4 @@ pub mod run;
 pub mod serve;
 pub mod sheet;
 pub mod track;
+pub mod update;

@@ -11,7 +11,7 @@ use engines::models::default_dir;
 use gstreamer as gst;
 use persona::panel::Panel;
 use persona::serve::config::Config;
-use persona::{bench, check, element, models, run, serve, sheet};
+use persona::{bench, check, element, models, run, serve, sheet, update};
 
 /// The stream failed in the middle, or something needed is missing.
 const FAILED: u8 = 1;
@@ -62,6 +62,8 @@ enum Command {
     },
     /// Measure the speed of the whole job and of its stages
     Bench(bench::Options),
+    /// Update the program of a box: two slots, signed packages, and a way back
+    Update(update::Options),
     /// Make a contact sheet: frames of one video above the same frames of another one
     Sheet(sheet::Options),
 }
@@ -114,6 +116,10 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
     element::register().context("GStreamer does not take the element persona")?;
     match command {
         Command::Models { .. } => Ok(ExitCode::SUCCESS),
+        Command::Update(options) => {
+            update::run(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Run(options) => {
             let report = run::run(&options, &*interrupted()?)?;
             print!("{report}");

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod clips;
 mod demo;
+mod flash;
 mod hil;
 mod kernels;
 mod libtorch;
@@ -55,6 +56,8 @@ enum Command {
     Build(build::Options),
     /// Make the arm64 package for a box: program, plugin, networks, configuration, service, bill of materials
     Package(package::Options),
+    /// Put the package into NVIDIA's root file system and call NVIDIA's flashing tool
+    Flash(flash::Options),
     /// Run the box's program on an emulated board, press its button and read its lamp from outside
     Hil(hil::Options),
     /// Compile the CUDA kernels (kernels/cu) into kernels/ptx
@@ -100,6 +103,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Build(options) => build::run(root, &options),
         Command::Package(options) => package::run(root, &options),
+        Command::Flash(options) => flash::run(root, &options),
         Command::Hil(options) => hil::run(root, &options),
         Command::Ptx(options) => ptx::run(root, &options),
         Command::Kernels(options) => kernels::run(root, &options),

@@ -28,6 +28,17 @@ pub struct Options {
     /// Also install the package into an arm64 root folder, start the program there in qemu, and uninstall it
     #[arg(long)]
     check: bool,
+    /// Also sign the package for `persona update`, with this secret key of minisign
+    #[arg(long, value_name = "FILE")]
+    sign: Option<PathBuf>,
+}
+
+/// Where the package is left.
+pub fn path(root: &Path) -> PathBuf {
+    root.join(format!(
+        "target/cross/persona_{}_arm64.deb",
+        env!("CARGO_PKG_VERSION")
+    ))
 }
 
 /// Packages of Debian, and of Ubuntu under the same names, that hold the libraries of `build.rs`.
@@ -77,6 +88,12 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let built = build::persona(root, &sysroot, &options.profile)?;
     let package = pack(root, &sysroot, &built)?;
     println!("{}", package.display());
+    if let Some(key) = &options.sign {
+        // The trusted comment is what a box compares with its own version.
+        let mut minisign = Command::new("minisign");
+        minisign.args(["-S", "-t", concat!("persona ", env!("CARGO_PKG_VERSION"))]);
+        steps::run(minisign.arg("-s").arg(key).arg("-m").arg(&package))?;
+    }
     if options.check {
         check(root, &sysroot, &package)?;
     }
@@ -135,7 +152,7 @@ fn pack(root: &Path, sysroot: &Sysroot, built: &build::Built) -> Result<PathBuf>
             depends.join(", ")
         ),
     )?;
-    let package = root.join(format!("target/cross/persona_{version}_arm64.deb"));
+    let package = path(root);
     let mut build = Command::new("dpkg-deb");
     build.args(["--build", "--root-owner-group", "-Zxz", "-z1"]);
     steps::quietly(build.arg(&folder).arg(&package))?;

@@ -11,6 +11,9 @@ pub struct Options {
     /// Also anonymize the default clips with the release build and look for exposed faces; many more random cases
     #[arg(long)]
     long: bool,
+    /// Also build for a box, check its package, and boot the emulated board (3 GB the first time, half an hour)
+    #[arg(long)]
+    with_box: bool,
     /// Also check the trainer, fetching libtorch (542 MB) when it is not there
     #[arg(long)]
     with_training: bool,
@@ -90,6 +93,21 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     } else {
         all.skip("exposure of the default clips", "only with --long");
     }
+    if options.with_box {
+        for (name, arguments) in [
+            ("box: build, tests in qemu", &["build", "--test"][..]),
+            ("box: package", &["package", "--check"]),
+            ("box: emulated board", &["hil", "--emulated"]),
+        ] {
+            all.step(name, || steps::run(cargo().arg("xtask").args(arguments)));
+        }
+    } else {
+        all.skip("box", "downloads Debian for arm64; only with --with-box");
+    }
+    all.skip(
+        "hardware",
+        "no board is here; the cases on a real board are not written yet",
+    );
     if options.with_training {
         all.step("trainer", || trainer(root));
     } else {
