@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage};
 
-use crate::fit::Terms;
 use crate::text;
+use crate::trainer::Terms;
 
 /// The losses as a CSV file: means over the steps since the last row.
 pub struct Curve {

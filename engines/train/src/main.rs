@@ -19,6 +19,7 @@ mod reader;
 mod recognizer;
 mod sheet;
 mod text;
+mod trainer;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

@@ -270,7 +270,7 @@ fn percent(value: f64) -> String {
 impl Report {
     fn markdown(&self) -> Result<String> {
         let mut text = String::new();
-        writeln!(text, "# Study of {}\n\n{} raters.\n", self.weights, self.raters)?;
+        writeln!(text, "# Study of {}\n\nRaters: {}.\n", self.weights, self.raters)?;
         writeln!(text, "## Real or modified (paper table 2a; 50 % is best)\n")?;
         match &self.clips {
             Some(clips) => {
