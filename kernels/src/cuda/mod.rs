@@ -24,10 +24,12 @@
 //! Not yet. The same sources compiled for the processor agree with [`crate::cpu::Cpu`], and the calls of the driver
 //! have been made against a driver that runs them; `persona check --gpu` does both on a real one.
 
+pub mod agreement;
 mod frame;
 mod layout;
 mod memory;
 mod module;
+pub mod roofline;
 mod tensor;
 
 use std::sync::Arc;

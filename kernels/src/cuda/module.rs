@@ -147,6 +147,33 @@ impl Device {
         self.capability
     }
 
+    fn attribute(&self, attribute: sys::CUdevice_attribute) -> Option<f64> {
+        let value = self
+            .context
+            .attribute(attribute)
+            .ok()
+            .filter(|value| *value > 0)?;
+        Some(f64::from(value))
+    }
+
+    /// How many multiprocessors there are, and their clock in gigahertz; `None` when the driver does not say.
+    pub fn multiprocessors(&self) -> Option<(u32, f64)> {
+        use sys::CUdevice_attribute as Attribute;
+        let count = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let kilohertz = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+        Some((count as u32, kilohertz / 1e6))
+    }
+
+    /// Gigabytes per second between a graphics card and its memory; `None` when the driver does not say. A Jetson's says
+    /// something else.
+    pub fn bandwidth(&self) -> Option<f64> {
+        use sys::CUdevice_attribute as Attribute;
+        let kilohertz = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+        let bits = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
+        // Two transfers a clock.
+        Some(kilohertz * 1e3 * 2.0 * bits / 8.0 / 1e9)
+    }
+
     pub(super) fn context(&self) -> &Arc<CudaContext> {
         &self.context
     }

@@ -60,3 +60,20 @@ suite!(
     kernels::cuda::Cuda,
     "needs a CUDA driver, or the one that `cargo xtask kernels` makes"
 );
+
+/// Random frames with 0 to 64 faces, in both formats and precisions: some thousands, or as many as `PERSONA_CASES` says.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a CUDA driver, or the one that `cargo xtask kernels` makes"]
+fn cuda_agrees_on_random_frames() {
+    use kernels::cuda::{Cuda, Device, agreement};
+
+    let cases = std::env::var("PERSONA_CASES").map_or(2000, |cases| cases.parse().expect("a number"));
+    let device = Device::open(0).expect("a CUDA driver");
+    let mut cuda = Cuda::new(&device).expect("memory for small things");
+    let agreement = agreement::compare(&mut cuda, 0..cases).unwrap();
+    println!("{agreement:?}");
+    assert_eq!(agreement.cases, cases);
+    // Not a single byte, as long as the kernels do the same operations in the same order.
+    assert_eq!((agreement.different, agreement.faces > cases), (0, true));
+}

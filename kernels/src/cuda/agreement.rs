@@ -1,0 +1,396 @@
+//! Whether a GPU does what the CPU does: random frames through both, compared byte by byte.
+//!
+//! The same cases for the same numbers, so that what is found on a box can be looked at elsewhere.
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::{Cuda, Format, Picture, Precision, Rows};
+use crate::cpu::Cpu;
+use crate::{
+    Color, Error, Frame, Hull, Kernels, MEAN_FACE, Matrix, Placement, Plane, Planes, Point, Range as Levels,
+    Rect, Region, Result, Similarity, Values,
+};
+
+/// What was compared, and the largest differences.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Agreement {
+    /// Random frames, each with everything that the kernels do.
+    pub cases: u64,
+    /// Faces in them.
+    pub faces: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+    /// Bytes that differ, by 1 code value.
+    pub different: u64,
+    /// The largest difference between values of tensors, in 1/255 of their range.
+    pub tensors: f32,
+}
+
+/// Runs the cases of these numbers on the GPU and on the CPU.
+///
+/// # Errors
+/// [`Error::Device`] naming the case, when a byte or a tensor's value differs by more than 1 code value, when only one
+/// of the two refuses, or when the GPU fails.
+pub fn compare(cuda: &mut Cuda, cases: Range<u64>) -> Result<Agreement> {
+    let mut agreement = Agreement::default();
+    let mut cpu = Cpu::new();
+    for number in cases {
+        let outcome = Case::new(number).compare(cuda, &mut cpu, &mut agreement);
+        outcome.map_err(|error| Error::Device {
+            operation: "comparing with the CPU",
+            reason: match error {
+                Error::Device { operation, reason } => format!("case {number}, {operation}: {reason}"),
+                other => format!("case {number}: {other}"),
+            },
+        })?;
+        agreement.cases += 1;
+    }
+    Ok(agreement)
+}
+
+/// Numbers that look random, the same for the same start (splitmix64, Steele et al. 2014).
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * (self.next() >> 40) as f32 / (1 << 24) as f32
+    }
+
+    fn point(&mut self, [width, height]: [usize; 2]) -> Point {
+        let (width, height) = (width as f32, height as f32);
+        Point::new(
+            self.between(-0.5 * width, 1.5 * width),
+            self.between(-0.5 * height, 1.5 * height),
+        )
+    }
+}
+
+/// A frame and what is done to it.
+#[derive(Debug)]
+struct Case {
+    size: [usize; 2],
+    color: Color,
+    /// Lengths of rows, how many of them, offsets and strides of the planes.
+    planes: Vec<([usize; 2], Rows)>,
+    bytes: Vec<u8>,
+    placements: Vec<Placement>,
+    regions: Vec<Region>,
+    /// What is scaled, to this width and height.
+    scaled: (Rect, [usize; 2]),
+    values: Values,
+    precision: Precision,
+    side: usize,
+    faces: Vec<f32>,
+    masks: Vec<f32>,
+    /// Whether checksums are compared too, which takes long where threads are played by fibers.
+    summed: bool,
+}
+
+impl Case {
+    fn new(number: u64) -> Self {
+        let random = &mut Random(number);
+        let largest = if random.one_in(64) { [700, 500] } else { [90, 70] };
+        let size = largest.map(|side| 1 + random.below(side));
+        let color = Color {
+            matrix: [Matrix::Bt601, Matrix::Bt709][random.below(2)],
+            range: [Levels::Limited, Levels::Full][random.below(2)],
+        };
+        let half = size.map(|side| side.div_ceil(2));
+        let lengths = if random.one_in(2) {
+            vec![size, [2 * half[0], half[1]]]
+        } else {
+            vec![size, half, half]
+        };
+        let mut length = 0;
+        let planes: Vec<_> = lengths
+            .into_iter()
+            .map(|[row, rows]| {
+                let stride = row + random.below(20);
+                let offset = length;
+                length += stride * (rows - 1) + row;
+                ([row, rows], Rows { offset, stride })
+            })
+            .collect();
+        let bytes = (0..length).map(|_| random.next() as u8).collect();
+        let count = match random.below(64) {
+            0 => random.below(65),
+            _ => random.below(5),
+        };
+        let side = 1 + random.below(if count > 8 { 24 } else { 96 });
+        let placements = (0..count).map(|_| placement(random, size)).collect();
+        let regions = (0..random.below(4)).map(|_| region(random, size)).collect();
+        let corner = random.point(size);
+        let scaled = (
+            Rect::new(
+                corner.x,
+                corner.y,
+                random.between(0.1, 2.0) * size[0] as f32,
+                random.between(0.1, 2.0) * size[1] as f32,
+            ),
+            [1 + random.below(64), 1 + random.below(64)],
+        );
+        let precision = [Precision::F32, Precision::F16][random.below(2)];
+        // A network's numbers, some of them beyond their range or none at all.
+        let odd = random.one_in(8);
+        let mut values = |length: usize, low: f32| -> Vec<f32> {
+            let mut value = || match (odd, random.below(20)) {
+                (true, 0) => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][random.below(3)],
+                (true, 1) => random.between(-9.0, 9.0),
+                _ => random.between(low, 1.0),
+            };
+            // Both places are to have the same numbers.
+            let round = |value: f32| match precision {
+                Precision::F32 => value,
+                Precision::F16 => f16::from_f32(value).to_f32(),
+            };
+            (0..length).map(|_| round(value())).collect()
+        };
+        let (faces, masks) = (
+            values(3 * side * side * count.max(1), -1.0),
+            values(side * side * count.max(1), 0.0),
+        );
+        Self {
+            size,
+            color,
+            planes,
+            bytes,
+            placements,
+            regions,
+            scaled,
+            values: [Values::Byte, Values::Signed][random.below(2)],
+            precision,
+            side,
+            faces,
+            masks,
+            summed: number.is_multiple_of(8),
+        }
+    }
+
+    fn compare(mut self, cuda: &mut Cuda, cpu: &mut Cpu, agreement: &mut Agreement) -> Result<()> {
+        let count = self.placements.len();
+        let aligns: Vec<_> = self.placements.iter().map(|placement| placement.align).collect();
+        let (side, [width, height]) = (self.side, self.scaled.1);
+        let square = side * side;
+        let (image, colors) = ([1, 3, height, width], [count.max(1), 3, side, side]);
+        let opacity = [count.max(1), 1, side, side];
+        let here_scaled = &mut cuda.tensor_of(self.precision, image)?;
+        let here_crops = &mut cuda.tensor_of(self.precision, colors)?;
+        let here_faces = &mut cuda.tensor_of(self.precision, colors)?;
+        let here_masks = &mut cuda.tensor_of(self.precision, opacity)?;
+        let (scaled, crops) = (&mut cpu.tensor(image)?, &mut cpu.tensor(colors)?);
+        let (faces, masks) = (&mut cpu.tensor(colors)?, &mut cpu.tensor(opacity)?);
+        for entry in 0..count {
+            let face = &self.faces[3 * square * entry..][..3 * square];
+            let mask = &self.masks[square * entry..][..square];
+            cuda.write(here_faces, entry, face)?;
+            cuda.write(here_masks, entry, mask)?;
+            cpu.write(faces, entry, face)?;
+            cpu.write(masks, entry, mask)?;
+        }
+
+        let mut memory = Picture::new(cuda.device(), self.bytes.len())?;
+        memory.bytes_mut().copy_from_slice(&self.bytes);
+        let rows = |plane: usize| self.planes[plane].1;
+        let format = match self.planes.len() {
+            2 => Format::Nv12 {
+                y: rows(0),
+                uv: rows(1),
+            },
+            _ => Format::I420 {
+                y: rows(0),
+                u: rows(1),
+                v: rows(2),
+            },
+        };
+        let (region, values, summed) = (self.scaled.0, self.values, self.summed);
+        let (placements, regions) = (&self.placements, &self.regions);
+        let [here_outcomes, here_sums] = memory.with_frame(self.size, self.color, format, |frame| {
+            let before = if summed { cuda.checksum(frame)? } else { 0 };
+            let outcomes = [
+                cuda.resize(frame, region, values, here_scaled, 0),
+                cuda.warp(frame, &aligns, values, here_crops),
+                cuda.blend(frame, placements, here_faces, here_masks),
+                cuda.cover(frame, regions),
+            ]
+            .map(|outcome| u64::from(outcome.is_ok()));
+            let after = if summed { cuda.checksum(frame)? } else { 0 };
+            cuda.finish()?;
+            Ok::<_, Error>([outcomes, [before, after, 0, 0]])
+        })??;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let (there_outcomes, there_sum) = {
+            let mut frame = self.frame(&mut bytes)?;
+            let before = if summed { cpu.checksum(&frame)? } else { 0 };
+            let outcomes = [
+                cpu.resize(&frame, region, values, scaled, 0),
+                cpu.warp(&frame, &aligns, values, crops),
+                cpu.blend(&mut frame, placements, faces, masks),
+                cpu.cover(&mut frame, regions),
+            ]
+            .map(|outcome| u64::from(outcome.is_ok()));
+            (outcomes, before)
+        };
+        if here_outcomes != there_outcomes {
+            return Err(wrong(
+                "refusing",
+                format!("{here_outcomes:?} of resize, warp, blend, cover; the CPU {there_outcomes:?}"),
+            ));
+        }
+        // The sum before is of the same bytes; that after is compared with what the CPU finds in the GPU's bytes.
+        let mut own = memory.bytes().to_vec();
+        let own_sum = match self.frame(&mut own)? {
+            frame if summed => cpu.checksum(&frame)?,
+            _ => 0,
+        };
+        if [here_sums[0], here_sums[1]] != [there_sum, own_sum] {
+            return Err(wrong(
+                "checksum",
+                format!("{here_sums:?}; the CPU {there_sum} and {own_sum}"),
+            ));
+        }
+        if here_outcomes[0] == 1 {
+            agreement.tensor("resize", cuda.read(here_scaled)?, scaled.data(), values)?;
+        }
+        if here_outcomes[1] == 1 && count > 0 {
+            agreement.tensor("warp", cuda.read(here_crops)?, crops.data(), values)?;
+        }
+        agreement.frame(memory.bytes(), &bytes)?;
+        agreement.faces += count as u64;
+        Ok(())
+    }
+
+    /// The case's frame over these bytes.
+    fn frame<'a>(&self, bytes: &'a mut [u8]) -> Result<Frame<'a>> {
+        let mut rest = bytes;
+        let mut taken = 0;
+        let mut next = |plane: usize| {
+            let ([row, rows], Rows { offset, stride }) = self.planes[plane];
+            let (own, after) =
+                std::mem::take(&mut rest).split_at_mut(offset - taken + stride * (rows - 1) + row);
+            let data = &mut own[offset - taken..];
+            taken = offset + data.len();
+            rest = after;
+            Plane { data, stride }
+        };
+        let planes = match self.planes.len() {
+            2 => Planes::Nv12 {
+                y: next(0),
+                uv: next(1),
+            },
+            _ => Planes::I420 {
+                y: next(0),
+                u: next(1),
+                v: next(2),
+            },
+        };
+        Frame::new(self.size[0], self.size[1], self.color, planes)
+    }
+}
+
+fn wrong(operation: &'static str, reason: String) -> Error {
+    Error::Device { operation, reason }
+}
+
+/// A face in and around a frame, now and then far away, without area, or not a number.
+fn placement(random: &mut Random, size: [usize; 2]) -> Placement {
+    let mut center = random.point(size);
+    if random.one_in(24) {
+        center.x += random.between(-1e6, 1e6);
+    }
+    let pixels = random.between(2.0, 40.0) * random.between(0.5, 8.0);
+    let (sin, cos) = random.between(-3.2, 3.2).sin_cos();
+    let (a, b) = (cos / pixels, sin / pixels);
+    let mut align = Similarity {
+        a,
+        b,
+        tx: 0.5 - (a * center.x - b * center.y),
+        ty: 0.5 - (b * center.x + a * center.y),
+    };
+    let back = align.inverse();
+    let hull = match random.below(24) {
+        0 => Hull::of(&[center; 4]),
+        1..=12 => Hull::of(&MEAN_FACE.map(|point| back.apply(point))),
+        _ => hull(random, size),
+    };
+    if random.one_in(200) {
+        align.a = [f32::NAN, 0.0, f32::INFINITY][random.below(3)];
+        align.b = 0.0;
+    }
+    Placement { align, hull }
+}
+
+fn hull(random: &mut Random, size: [usize; 2]) -> Hull {
+    let mut points = [Point::default(); 12];
+    let count = 3 + random.below(10);
+    for point in &mut points[..count] {
+        *point = random.point(size);
+    }
+    Hull::of(&points[..count])
+}
+
+fn region(random: &mut Random, size: [usize; 2]) -> Region {
+    let corner = random.point(size);
+    let sides = size.map(|side| side as f32);
+    match random.below(32) {
+        0 => Region::Frame,
+        1 => Region::Box(Rect::new(corner.x, corner.y, f32::NAN, 4.0)),
+        2 => Region::Hull(Hull::of(&[])),
+        3..=16 => Region::Hull(hull(random, size)),
+        _ => Region::Box(Rect::new(
+            corner.x,
+            corner.y,
+            random.between(0.5, sides[0] + 1.0),
+            random.between(0.5, sides[1] + 1.0),
+        )),
+    }
+}
+
+impl Agreement {
+    fn tensor(&mut self, kernel: &'static str, here: &[f32], there: &[f32], values: Values) -> Result<()> {
+        let (scale, _) = values.of_byte();
+        if here.len() != there.len() {
+            return Err(wrong(
+                kernel,
+                format!("{} values, the CPU {}", here.len(), there.len()),
+            ));
+        }
+        for (index, (a, b)) in here.iter().zip(there).enumerate() {
+            let apart = (a - b).abs() / scale;
+            if apart > 1.0 || apart.is_nan() {
+                return Err(wrong(kernel, format!("value {index} is {a}, the CPU gives {b}")));
+            }
+            self.tensors = self.tensors.max(apart);
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, here: &[u8], there: &[u8]) -> Result<()> {
+        for (index, (a, b)) in here.iter().zip(there).enumerate() {
+            if a.abs_diff(*b) > 1 {
+                return Err(wrong("frame", format!("byte {index} is {a}, the CPU gives {b}")));
+            }
+            self.different += u64::from(a != b);
+        }
+        self.bytes += here.len() as u64;
+        Ok(())
+    }
+}
