@@ -4,6 +4,8 @@ pub mod bench;
 pub mod check;
 pub mod element;
 pub mod frame;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod models;
 pub mod networks;
 pub mod panel;

@@ -50,6 +50,12 @@ enum Command {
         /// Check this configuration of a box and what it refers to, too
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Instead, compare the GPU with the CPU on random frames, and time it
+        #[arg(long, conflicts_with = "config")]
+        gpu: bool,
+        /// How many random frames
+        #[arg(long, value_name = "N", default_value_t = 2000, requires = "gpu")]
+        cases: u64,
         #[command(flatten)]
         folder: Folder,
     },
@@ -112,6 +118,9 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
         models::run(command, &folder.path())?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Check { gpu: true, cases, .. } = command {
+        return check_gpu(cases);
+    }
     gst::init().context("GStreamer does not start; sudo apt-get install gstreamer1.0-plugins-base")?;
     element::register().context("GStreamer does not take the element persona")?;
     match command {
@@ -143,7 +152,7 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             serve::run(&Config::read(&path)?, panel, &*interrupted()?)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { config, folder } => {
+        Command::Check { config, folder, .. } => {
             let config = config.map(|path| Config::read(&path)).transpose()?;
             let models = match (&folder.models, &config) {
                 (None, Some(config)) => config.networks.folder.clone(),
@@ -172,6 +181,17 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn check_gpu(cases: u64) -> anyhow::Result<ExitCode> {
+    print!("{}", persona::gpu::check(cases)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_gpu(_cases: u64) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("this build works on the CPU alone; for the GPU, build it with --features jetson")
 }
 
 /// Set once the user presses Ctrl-C or the system asks the program to end; a second time ends it at once.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::{setup, steps};
+use crate::{registers, setup, steps};
 
 /// What `cargo xtask kernels` does.
 #[derive(Args, Default)]
@@ -18,6 +18,9 @@ pub struct Options {
     /// A million random frames instead of some thousands: an hour or more
     #[arg(long)]
     pub long: bool,
+    /// Instead, say what each kernel needs on each GPU, by NVIDIA's own assembler; fail when one spills registers
+    #[arg(long, conflicts_with = "long")]
+    pub report: bool,
 }
 
 /// How the kernels are compiled.
@@ -84,20 +87,24 @@ const MISTAKES: [Mistake; 5] = [
 ];
 
 /// The tests that use a driver.
-const TESTS: [&str; 3] = ["conformance", "allocations", "driver"];
+const TESTS: [&str; 4] = ["conformance", "allocations", "driver", "kernels"];
 
 /// Runs the suite plainly, under both watches, and with every mistake.
 ///
 /// # Errors
 /// When something fails, or a mistake is not found.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
+    if options.report {
+        return registers::report(root);
+    }
     setup::ensure()?;
     let tests = build_tests(root)?;
     let place = root.join("target/kernels-on-the-cpu");
     for (watch, name, cases) in [
         (Watch::Nothing, "plain", None),
-        (Watch::Memory, "memory", Some("8")),
-        (Watch::Races, "races", Some("2")),
+        // How often each property is tried, and how many random frames: watching takes long.
+        (Watch::Memory, "memory", Some(["8", "200"])),
+        (Watch::Races, "races", Some(["2", "20"])),
     ] {
         eprintln!("kernels on the processor: {name}");
         let library = build_library(&root.join("kernels/cu"), root, &place.join(name), watch)?;
@@ -107,10 +114,14 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             command.arg(match test {
                 "conformance" => "cuda",
                 "allocations" => "gpu",
+                // The package's own: camera buffers.
+                "kernels" => "nvmm",
                 _ => "",
             });
-            if let Some(cases) = cases {
-                command.env("PROPTEST_CASES", cases);
+            if let Some([properties, frames]) = cases {
+                command
+                    .env("PROPTEST_CASES", properties)
+                    .env("PERSONA_CASES", frames);
             } else if options.long {
                 command
                     .env("PROPTEST_CASES", "4096")
@@ -172,7 +183,8 @@ fn build_tests(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut build = steps::cargo(root);
     build.args(["test", "--package", "kernels", "--features", "cuda", "--no-run"]);
     build.arg("--message-format=json-render-diagnostics");
-    for test in TESTS {
+    build.arg("--lib");
+    for test in TESTS.iter().filter(|test| **test != "kernels") {
         build.args(["--test", test]);
     }
     let messages = steps::output(&mut build)?;
@@ -264,5 +276,8 @@ fn build_library(sources: &Path, root: &Path, folder: &Path, watch: Watch) -> Re
     };
     build.arg("-o").arg(folder.join("libcuda.so.1"));
     steps::run(&mut build)?;
+    let mut surfaces = compiler();
+    surfaces.args(["-O1", "-g", "-shared", "libnvbufsurface.cpp", "-o"]);
+    steps::run(surfaces.arg(folder.join("libnvbufsurface.so.1.0.0")))?;
     Ok(folder.to_owned())
 }

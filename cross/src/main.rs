@@ -11,6 +11,7 @@ mod kernels;
 mod libtorch;
 mod package;
 mod ptx;
+mod registers;
 mod setup;
 mod slots;
 mod steps;

@@ -57,6 +57,13 @@ fn file(root: &Path, architecture: u32) -> PathBuf {
     root.join(format!("kernels/ptx/compute_{architecture}.ptx"))
 }
 
+/// The committed files, with the number of the oldest GPU that each is for.
+pub fn files(root: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+    ARCHITECTURES
+        .into_iter()
+        .map(move |architecture| (architecture, file(root, architecture)))
+}
+
 fn compile(root: &Path, architecture: u32) -> Result<String> {
     let ptx = steps::output(
         Command::new(COMPILER)
@@ -91,8 +98,7 @@ mod tests {
 
     #[test]
     fn the_committed_files_suit_the_oldest_driver() {
-        for architecture in ARCHITECTURES {
-            let file = file(crate::root(), architecture);
+        for (architecture, file) in files(crate::root()) {
             let ptx = fs::read_to_string(&file).unwrap();
             assert!(version(&ptx).unwrap() <= NEWEST_VERSION, "{}", file.display());
             assert!(

@@ -78,8 +78,14 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         steps::run(cargo().args(["test", "--package", "board", "--features", "gpio,pi"]))
     });
     tensorrt::check(root, &mut all);
+    let report = kernels::Options {
+        long: false,
+        report: true,
+    };
+    all.step("registers of the CUDA kernels", || kernels::run(root, &report));
     all.step("CUDA kernels on the CPU", || {
-        kernels::run(root, &kernels::Options { long: options.long })
+        let long = options.long;
+        kernels::run(root, &kernels::Options { long, report: false })
     });
     all.step("documentation", || {
         steps::run(

@@ -23,7 +23,7 @@ __device__ __forceinline__ float sum_rows(const u8* column, u32 stride, const We
     while (next < down.last) {
         // In integers, in groups of as many rows as the specification takes.
         u32 end = smaller(down.last, next + 257), whole = 0;
-#pragma unroll 4
+#pragma unroll 2
         for (u32 row = next; row < end; ++row) whole += column[(usize)row * stride];
         sum += (float)whole;
         next = end;
@@ -62,13 +62,14 @@ __device__ __forceinline__ void resize(const Frame& frame, const Scaling& luma, 
     store(pixel + 2 * plane, c.b * scale + offset);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// Four blocks at a time leave 64 registers to a thread: for five, assemblers spill.
+extern "C" __global__ void __launch_bounds__(256, 4)
     resize_f32(Frame frame, Scaling luma, Scaling chroma, float scale, float offset, u32 width, u32 height,
                float* image) {
     resize(frame, luma, chroma, scale, offset, width, height, image);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     resize_f16(Frame frame, Scaling luma, Scaling chroma, float scale, float offset, u32 width, u32 height,
                half* image) {
     resize(frame, luma, chroma, scale, offset, width, height, image);

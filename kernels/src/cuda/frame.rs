@@ -60,6 +60,7 @@ pub struct Frame<'a> {
     color: Color,
     /// The stream that works on it.
     stream: OnceCell<Arc<CudaStream>>,
+    changed: bool,
     memory: PhantomData<&'a mut [u8]>,
 }
 
@@ -101,6 +102,7 @@ impl Frame<'_> {
             size,
             color,
             stream: OnceCell::new(),
+            changed: false,
             memory: PhantomData,
         })
     }
@@ -126,6 +128,17 @@ impl Frame<'_> {
 
     pub(super) fn raw(&self) -> &layout::Frame {
         &self.raw
+    }
+
+    /// Notes that `stream` is going to change the frame.
+    pub(super) fn lend_to_change(&mut self, stream: &Arc<CudaStream>) -> Result<()> {
+        self.changed = true;
+        self.lend_to(stream)
+    }
+
+    /// Whether anybody was to change it.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed
     }
 
     /// Notes that `stream` is going to work on the frame.

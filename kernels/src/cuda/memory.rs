@@ -47,6 +47,10 @@ impl Buffer {
         self.address
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Asks for a copy of `from[range]` to the same place of this buffer. Until the stream has done it, `from` must
     /// neither change nor go away.
     pub(super) fn receive(&self, from: &Pinned, range: std::ops::Range<usize>) -> Result<()> {

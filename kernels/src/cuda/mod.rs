@@ -29,6 +29,7 @@ mod frame;
 mod layout;
 mod memory;
 mod module;
+pub mod nvmm;
 pub mod roofline;
 mod tensor;
 
@@ -358,7 +359,7 @@ impl Kernels for Cuda {
             return Ok(());
         }
         self.staging.send()?;
-        frame.lend_to(&self.stream)?;
+        frame.lend_to_change(&self.stream)?;
         let precision = faces.precision() as usize;
         // SAFETY: the frame as in `resize`, borrowed uniquely; boxes lie inside of it; the tensors have an entry of
         // side x side for every placement, and the kernel's precision.
@@ -417,7 +418,7 @@ impl Kernels for Cuda {
         });
         let spans = self.staging.push(spans)?;
         self.staging.send()?;
-        frame.lend_to(&self.stream)?;
+        frame.lend_to_change(&self.stream)?;
         let [grey_y, grey_u, grey_v] = color.yuv(patch::GREY);
         // SAFETY: the frame as in `blend`; samples around a patch and its spans lie inside of it; both kernels know how
         // many patches there are, and run one after the other.
@@ -482,7 +483,7 @@ impl Kernels for Cuda {
 
 impl Cuda {
     fn cover_frame(&mut self, frame: &mut Frame<'_>, yuv: [u8; 3]) -> Result<()> {
-        frame.lend_to(&self.stream)?;
+        frame.lend_to_change(&self.stream)?;
         let [y, u, v] = yuv.map(u32::from);
         // SAFETY: the frame as in `blend`; the kernel writes its samples and nothing else.
         #[allow(unsafe_code)]

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "surface.h"
 #include "threads.h"
 // After it, so that no header of the system sees CUDA's words.
 #include "kernels.cu"
@@ -141,8 +142,13 @@ API cuDeviceGet(int* device, int ordinal) {
 }
 API cuDeviceGetAttribute(int* value, int attribute, int) {
     int capability = setting("FAKE_CUDA_CAPABILITY", 87);
-    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
+    switch (attribute) {
+        case 13: *value = 1020000; break;  // CLOCK_RATE in kHz
+        case 16: *value = 8; break;        // MULTIPROCESSOR_COUNT
+        case 75: *value = capability / 10; break;  // COMPUTE_CAPABILITY_MAJOR
+        case 76: *value = capability % 10; break;  // COMPUTE_CAPABILITY_MINOR
+        default: *value = 0;
+    }
     return OK;
 }
 API cuDeviceGetName(char* name, int length, int) {
@@ -285,6 +291,76 @@ API cuLaunchKernel(Kernel* kernel, u32 x, u32 y, u32 z, u32 block_x, u32 block_y
         if (broken) return;
         auto call = [](void* work) { (*static_cast<Work*>(work))(); };
         host_launch(call, &work, {x, y, z}, {block_x, block_y, block_z}, barriers);
+    });
+    return OK;
+}
+/// CUeglFrame, CUDA_MEMCPY2D: as in cudaEGL.h and cuda.h.
+struct EglFrame {
+    const void* planes[3];
+    u32 width, height, depth, pitch, plane_count, channels, frame_type, egl_format, format;
+};
+struct Copy {
+    usize from_x, from_y;
+    u32 from_kind;
+    const void* from_host;
+    CUdeviceptr from_device;
+    const Array* from_array;
+    usize from_pitch, to_x, to_y;
+    u32 to_kind;
+    void* to_host;
+    CUdeviceptr to_device;
+    const Array* to_array;
+    usize to_pitch, width, height;
+};
+API cuGraphicsEGLRegisterImage(Image** resource, Image* image, unsigned) {
+    IN_CONTEXT;
+    if (!image || image->is_registered) return INVALID_VALUE;
+    image->is_registered = true;
+    *resource = image;
+    return OK;
+}
+API cuGraphicsUnregisterResource(Image* image) {
+    IN_CONTEXT;
+    for (Stream* stream : streams) run(stream);
+    if (!image->is_registered) return INVALID_VALUE;
+    image->is_registered = false;
+    return OK;
+}
+API cuGraphicsResourceGetMappedEglFrame(EglFrame* frame, Image* image, unsigned, unsigned) {
+    IN_CONTEXT;
+    *frame = {{}, image->width, image->height, 1, image->pitch, 2, 1, image->is_tiled ? 0u : 1u, 0, 1};
+    for (u32 plane = 0; plane < 2; ++plane) {
+        if (image->is_tiled) {
+            frame->planes[plane] = &image->arrays[plane];
+        } else {
+            frame->planes[plane] = image->planes[plane];
+        }
+    }
+    return OK;
+}
+API cuMemcpy2DAsync_v2(const Copy* asked, Stream* stream) {
+    IN_CONTEXT;
+    constexpr u32 DEVICE = 2, ARRAY = 3;
+    Copy copy = *asked;
+    bool inwards = copy.from_kind == ARRAY && copy.to_kind == DEVICE;
+    bool outwards = copy.from_kind == DEVICE && copy.to_kind == ARRAY;
+    if (!inwards && !outwards) return INVALID_VALUE;
+    const Array* array = inwards ? copy.from_array : copy.to_array;
+    CUdeviceptr rows = inwards ? copy.to_device : copy.from_device;
+    usize pitch = inwards ? copy.to_pitch : copy.from_pitch;
+    bool fits = copy.width <= array->row_bytes && copy.height <= array->rows && copy.height > 0 && copy.width <= pitch;
+    if (!fits || !is_ours(rows, pitch * (copy.height - 1) + copy.width)) return INVALID_VALUE;
+    stream->work.push_back([=] {
+        for (u32 y = 0; y < copy.height; ++y) {
+            for (u32 x = 0; x < copy.width; ++x) {
+                u8* linear = reinterpret_cast<u8*>(rows) + y * pitch + x;
+                if (inwards) {
+                    *linear = *array->at(x, y);
+                } else {
+                    *array->at(x, y) = *linear;
+                }
+            }
+        }
     });
     return OK;
 }
