@@ -1,4 +1,4 @@
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use cudarc::driver::CudaStream;
 
 use super::layout;
 use super::memory::Pinned;
-use super::module::Device;
+use super::module::{Device, refused};
 use crate::frame::{Extent, check};
 use crate::{Color, Error, Result};
 
@@ -59,7 +59,7 @@ pub struct Frame<'a> {
     size: [usize; 2],
     color: Color,
     /// The stream that works on it.
-    stream: OnceCell<Arc<CudaStream>>,
+    stream: RefCell<Option<Arc<CudaStream>>>,
     changed: bool,
     memory: PhantomData<&'a mut [u8]>,
 }
@@ -101,7 +101,7 @@ impl Frame<'_> {
             raw,
             size,
             color,
-            stream: OnceCell::new(),
+            stream: RefCell::default(),
             changed: false,
             memory: PhantomData,
         })
@@ -143,20 +143,23 @@ impl Frame<'_> {
 
     /// Notes that `stream` is going to work on the frame.
     pub(super) fn lend_to(&self, stream: &Arc<CudaStream>) -> Result<()> {
-        let first = self.stream.get_or_init(|| stream.clone());
-        if !Arc::ptr_eq(first, stream) {
-            // Two streams would not wait for each other.
-            first
+        let mut last = self.stream.borrow_mut();
+        match &*last {
+            Some(last) if Arc::ptr_eq(last, stream) => return Ok(()),
+            // Two streams do not wait for each other.
+            Some(last) => last
                 .synchronize()
-                .map_err(super::module::refused("waiting for another stream"))?;
+                .map_err(refused("waiting for another stream"))?,
+            None => {}
         }
+        *last = Some(stream.clone());
         Ok(())
     }
 }
 
 impl Drop for Frame<'_> {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.get() {
+        if let Some(stream) = self.stream.get_mut() {
             // What went wrong is told by `finish`.
             let _ = stream.synchronize();
         }

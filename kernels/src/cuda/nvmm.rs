@@ -290,10 +290,7 @@ impl Nvmm {
             }
             Pixels::Arrays(arrays) => {
                 let planes = self.rows(size)?;
-                for (array, (plane, rows)) in arrays.iter().zip(planes.iter().zip(rows_of(size))) {
-                    self.copy(*array, *plane, rows, true)?;
-                }
-                self.wait()?;
+                self.copy(&arrays, &planes, size, true)?;
                 // SAFETY: the rows are this value's, large enough, and stay for longer than this call.
                 let mut frame = unsafe { Frame::new(size, color, &planes) }?;
                 let result = work(&mut frame);
@@ -301,10 +298,7 @@ impl Nvmm {
                 // Waits for whoever worked on it.
                 drop(frame);
                 if changed {
-                    for (array, (plane, rows)) in arrays.iter().zip(planes.iter().zip(rows_of(size))) {
-                        self.copy(*array, *plane, rows, false)?;
-                    }
-                    self.wait()?;
+                    self.copy(&arrays, &planes, size, false)?;
                 }
                 Ok(result)
             }
@@ -482,9 +476,24 @@ impl Nvmm {
         }))
     }
 
-    /// Asks for a copy of one plane, in or out.
+    /// Copies both planes, in or out.
+    fn copy(
+        &self,
+        arrays: &[sys::CUarray; 2],
+        planes: &[Plane; 2],
+        size: [usize; 2],
+        inwards: bool,
+    ) -> Result<()> {
+        let asked = [0, 1].map(|i| self.ask(arrays[i], planes[i], rows_of(size)[i], inwards));
+        // Also when one of them was refused: the other may be on its way.
+        let waited = self.stream.synchronize();
+        asked.into_iter().collect::<Result<()>>()?;
+        waited.map_err(refused("copying a block-linear plane"))
+    }
+
+    /// Asks for a copy of one plane. Array and plane must stay until the wait.
     #[allow(unsafe_code)]
-    fn copy(&self, array: sys::CUarray, plane: Plane, [row, rows]: [usize; 2], inwards: bool) -> Result<()> {
+    fn ask(&self, array: sys::CUarray, plane: Plane, [row, rows]: [usize; 2], inwards: bool) -> Result<()> {
         use sys::CUmemorytype::{CU_MEMORYTYPE_ARRAY as ARRAY, CU_MEMORYTYPE_DEVICE as DEVICE};
         let (from, to) = if inwards { (ARRAY, DEVICE) } else { (DEVICE, ARRAY) };
         let copy = sys::CUDA_MEMCPY2D {
@@ -505,15 +514,9 @@ impl Nvmm {
             WidthInBytes: row,
             Height: rows,
         };
-        // SAFETY: the array is mapped and of that size, the rows are this value's; both stay until the wait.
+        // SAFETY: the array is mapped and of that size, the rows are this value's; `copy` waits before either can go.
         unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.stream.cu_stream()) }
             .result()
-            .map_err(refused("copying a block-linear plane"))
-    }
-
-    fn wait(&self) -> Result<()> {
-        self.stream
-            .synchronize()
             .map_err(refused("copying a block-linear plane"))
     }
 }
