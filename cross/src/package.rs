@@ -358,7 +358,16 @@ fn check(root: &Path, sysroot: &Sysroot, package: &Path) -> Result<()> {
         .into_iter()
         .filter(|file| !file.starts_with("var/lib/dpkg"))
         // The user and the group stay, as Debian's policy wants it.
-        .filter(|file| !["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"].contains(&file.as_str()))
+        .filter(|file| {
+            ![
+                "etc/passwd",
+                "etc/group",
+                "etc/shadow",
+                "etc/gshadow",
+                "etc/.pwd.lock",
+            ]
+            .contains(&file.as_str())
+        })
         .collect();
     ensure!(
         left.is_empty(),
