@@ -106,7 +106,10 @@ mod tests {
                 "{}",
                 file.display()
             );
-            assert!(!ptx.contains("fma.rn.f32"), "{} contracts", file.display());
+            // The CPU neither fuses nor flushes nor approximates.
+            for word in ["fma.rn.f32", ".ftz", ".approx"] {
+                assert!(!ptx.contains(word), "{}: {word}", file.display());
+            }
         }
     }
 

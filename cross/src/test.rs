@@ -41,10 +41,11 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             "clippy",
             "--package",
             "kernels",
-            "--features",
-            "cuda",
+            "--package",
+            "app",
             "--all-targets",
         ]);
+        clippy.args(["--features", "kernels/cuda,app/cuda"]);
         steps::run(clippy.args(["--", "-D", "warnings"]))
     });
     all.step("PTX is current", || ptx::run(root, &ptx::Options { check: true }));
