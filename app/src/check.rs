@@ -201,7 +201,7 @@ const LIBRARIES: [&str; 6] = [
 ];
 
 /// What this build cannot use yet; it says so rather than asking for an installation that would change nothing.
-fn hardware(root: &Path) -> [Row; 3] {
+pub(crate) fn hardware(root: &Path) -> [Row; 3] {
     let library = |name: &str| {
         LIBRARIES
             .iter()

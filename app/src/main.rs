@@ -9,7 +9,6 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use engines::models::default_dir;
 use gstreamer as gst;
-use persona::panel::Panel;
 use persona::serve::config::Config;
 use persona::{bench, check, element, models, run, serve, sheet, update};
 
@@ -88,7 +87,6 @@ impl Folder {
 }
 
 fn main() -> ExitCode {
-    forbid_core_dumps();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,persona::panel=info"))
         .init();
     match work(Cli::parse().command) {
@@ -98,19 +96,6 @@ fn main() -> ExitCode {
             ExitCode::from(CANNOT_START)
         }
     }
-}
-
-/// A core dump would hold raw frames. Neither this process nor a program that it starts leaves one, nor may a debugger of
-/// the same user look into its memory (`prctl(2)`, PR_SET_DUMPABLE).
-fn forbid_core_dumps() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    // Lowering a limit and one's own flag are allowed to every process.
-    let _ = setrlimit(Resource::Core, none);
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn work(command: Command) -> anyhow::Result<ExitCode> {
@@ -148,8 +133,9 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
                 print!("{}", serve::config::STARTER);
                 return Ok(ExitCode::SUCCESS);
             };
-            let panel = Panel::open(&options.panel)?.map(Arc::new);
-            serve::run(&Config::read(&path)?, panel, &*interrupted()?)?;
+            let config = Config::read(&path)?;
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            serve::run(&config, &text, &*interrupted()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { config, folder, .. } => {

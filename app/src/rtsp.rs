@@ -3,6 +3,7 @@
 //! The server keeps no picture: what an encoder gives goes to whoever watches at that moment, and a new viewer waits for
 //! a key frame, which is asked for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -42,6 +43,7 @@ pub(crate) struct Listen {
 /// A running server.
 pub(crate) struct Server {
     mounts: gst_rtsp_server::RTSPMountPoints,
+    sessions: Option<gst_rtsp_server::RTSPSessionPool>,
     guarded: bool,
     port: u16,
     main_loop: glib::MainLoop,
@@ -81,7 +83,7 @@ impl Server {
         let port = u16::try_from(server.bound_port()).unwrap_or(listen.port);
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let running = main_loop.clone();
-        let cleaned = sessions;
+        let cleaned = sessions.clone();
         let thread = std::thread::Builder::new()
             .name("rtsp".into())
             .spawn(move || {
@@ -101,6 +103,7 @@ impl Server {
             .map_err(|error| Refused(error.to_string()))?;
         Ok(Self {
             mounts,
+            sessions,
             guarded,
             port,
             main_loop,
@@ -143,6 +146,11 @@ impl Server {
     /// Port that is listened at.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Viewers at this moment, over all mounts.
+    pub(crate) fn viewers(&self) -> u32 {
+        self.sessions.as_ref().map_or(0, |sessions| sessions.n_sessions())
     }
 }
 
@@ -198,6 +206,7 @@ struct Mount {
     viewers: Mutex<Vec<Viewer>>,
     /// The encoder's end, which is asked for key frames.
     encoder: Mutex<Option<glib::WeakRef<gst_app::AppSink>>>,
+    bytes: AtomicU64,
 }
 
 /// A viewer's stream within the server.
@@ -249,6 +258,8 @@ impl Feed {
 
     /// Hands an access unit to every viewer, at the viewer's own time.
     pub(crate) fn push(&self, sample: &gst::Sample) {
+        let bytes = sample.buffer().map_or(0, gst::BufferRef::size) as u64;
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         lock(&self.0.viewers).retain_mut(|viewer| viewer.feed(sample));
     }
 
@@ -258,6 +269,11 @@ impl Feed {
             // A viewer that has gone needs no end.
             let _ = viewer.source.end_of_stream();
         }
+    }
+
+    /// Bytes of encoded video so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
     fn join(&self, source: gst_app::AppSrc) {

@@ -1,78 +1,20 @@
 //! A box at work: cameras that come and go, viewers that stay.
 
+mod boxed;
 mod camera;
 mod clip;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use camera::{Codec, TestCamera, free_port};
+use boxed::{Boxed, free_port, password};
+use camera::{Codec, TestCamera};
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
 
 /// Mean luma above which a frame is the camera's test picture and below which it is a slate.
 const BRIGHT: f64 = 60.0;
-
-/// `persona serve` in the background, stopped with the test.
-struct Box {
-    process: Child,
-    port: u16,
-}
-
-impl Box {
-    fn start(folder: &Path, port: u16, config: &str) -> Self {
-        let path = folder.join("persona.toml");
-        std::fs::write(&path, config).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_persona"))
-            .args(["serve", "--config"])
-            .arg(&path)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let until = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < until, "nobody listens at port {port}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Self { process, port }
-    }
-
-    fn address(&self, mount: &str) -> String {
-        format!("rtsp://127.0.0.1:{}/{mount}", self.port)
-    }
-
-    /// Asks it to stop, as the system does, and waits.
-    fn stop(mut self) -> Option<i32> {
-        let id = self.process.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let until = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < until {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("persona serve does not stop");
-    }
-}
-
-impl Drop for Box {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// What a viewer saw: when, and whether it was the camera's picture.
 type Seen = Arc<Mutex<Vec<(Instant, bool)>>>;
@@ -170,13 +112,6 @@ impl Drop for Viewer {
     }
 }
 
-fn password(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    path
-}
-
 #[test]
 fn a_lost_camera_becomes_a_slate_and_comes_back_on_the_same_connection() {
     clip::init();
@@ -184,7 +119,7 @@ fn a_lost_camera_becomes_a_slate_and_comes_back_on_the_same_connection() {
     let camera = TestCamera::start(0, Codec::H264, None);
     let camera_port = camera.port();
     let port = free_port();
-    let server = Box::start(
+    let server = Boxed::start(
         dir.path(),
         port,
         &format!(
@@ -274,7 +209,7 @@ fn viewers_need_the_password_and_cameras_get_theirs() {
     let port = free_port();
     password(dir.path(), "hall.password", "camera-secret\n");
     password(dir.path(), "viewer.password", "viewer-secret\n");
-    let server = Box::start(
+    let server = Boxed::start(
         dir.path(),
         port,
         &format!(

@@ -44,6 +44,7 @@ pub use input::Input;
 pub use output::{Container, Mount, Output};
 pub(crate) use pictures::rgb;
 pub use report::Report;
+pub(crate) use report::usage;
 pub(crate) use source::{link_video, test_caps};
 pub(crate) use stream::formats;
 

@@ -124,7 +124,7 @@ impl fmt::Display for Report {
 }
 
 /// Processor time of this process so far and its peak resident memory in bytes; zero where procfs does not say.
-pub(super) fn usage(procfs: &Path) -> (Duration, u64) {
+pub(crate) fn usage(procfs: &Path) -> (Duration, u64) {
     let read = |name| std::fs::read_to_string(procfs.join(name)).unwrap_or_default();
     (cpu_time(&read("self/stat")), peak_memory(&read("self/status")))
 }

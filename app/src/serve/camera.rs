@@ -95,10 +95,11 @@ impl Supervisor {
         let (queue, caps, sink) = (make("queue")?, make("capsfilter")?, self.sink());
         let convert = converter()?;
         caps.set_property("caps", formats());
-        for limit in ["max-size-buffers", "max-size-bytes"] {
-            queue.set_property(limit, 0_u32);
-        }
+        queue.set_property("max-size-bytes", 0_u32);
         queue.set_property("max-size-time", 0_u64);
+        // A file waits for the element, a camera does not: its frames are left out below.
+        let file = matches!(self.camera.source, Source::File(_));
+        queue.set_property("max-size-buffers", if file { 3_u32 } else { 0 });
         let persona = self.element()?;
         let chain = [&convert, &caps, &queue, persona.upcast_ref(), sink.upcast_ref()];
         let impossible = |error: gst::glib::BoolError| Error::Stream {
@@ -116,7 +117,7 @@ impl Supervisor {
                 let waiting: u64 = queue
                     .upgrade()
                     .map_or(0, |queue| queue.property("current-level-time"));
-                if waiting < BACKLOG {
+                if file || waiting < BACKLOG {
                     return gst::PadProbeReturn::Ok;
                 }
                 health.count(Count::LateBefore);

@@ -11,11 +11,15 @@
 
 mod camera;
 pub mod config;
+mod metrics;
 mod output;
+mod page;
 mod recording;
+mod site;
 mod slate;
 pub mod status;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,16 +27,17 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use board::sensors::Sensors;
 use clap::Args;
 use engines::models::Store;
 use gst_rtsp_server::gio;
 use gstreamer_rtsp_server as gst_rtsp_server;
 
-use crate::panel::{self, Panel};
 use crate::rtsp::{Listen, Server};
 use camera::Supervisor;
 use config::{Authentication, Camera, Config, Secret};
 use output::{Output, WAITING};
+use site::{Served, Site};
 use status::{Events, Health};
 
 /// What `persona serve` is told.
@@ -45,10 +50,6 @@ pub struct Options {
     /// Print a configuration to begin with, every key explained
     #[arg(long)]
     pub starter: bool,
-
-    /// The box's front panel
-    #[command(flatten, next_help_heading = "Front panel")]
-    pub panel: panel::Options,
 }
 
 /// Why a box cannot start; one sentence.
@@ -75,9 +76,17 @@ pub enum Error {
     #[error("rtsp.listen: {listen}: {reason}")]
     Rtsp {
         /// The address.
-        listen: std::net::SocketAddr,
+        listen: SocketAddr,
         /// Why not.
         reason: String,
+    },
+    /// The page cannot be served.
+    #[error("page.listen: {listen}: cannot listen there: {source}")]
+    Page {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
     },
     /// The networks are not there, or not what they should be.
     #[error(transparent)]
@@ -87,39 +96,42 @@ pub enum Error {
     Thread(std::io::Error),
 }
 
-/// Serves until `interrupted` is set. Every stream stands under the front panel, if there is one.
+/// Serves until `interrupted` is set. `text` is the configuration as it was written, for the support bundle.
 ///
 /// # Errors
 /// When the box cannot start. Whatever happens later is put right, and told.
-pub fn run(config: &Config, panel: Option<Arc<Panel>>, interrupted: &AtomicBool) -> Result<(), Error> {
-    let running = Running::start(config, panel.as_ref())?;
-    for stream in &running.streams {
+pub fn run(config: &Config, text: &str, interrupted: &AtomicBool) -> Result<(), Error> {
+    let running = Running::start(config, text)?;
+    for stream in &running.site.streams {
         log::info!("{}: {}", stream.health.name(), stream.address);
     }
     while !interrupted.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(100));
+        running.site.round(Instant::now());
+        std::thread::sleep(ROUND);
     }
     Ok(())
 }
 
+/// Time from one round of the main loop to the next.
+const ROUND: Duration = Duration::from_millis(50);
+
 /// A box at work; dropping it stops it in order.
 struct Running {
-    streams: Vec<Stream>,
-    _server: Server,
+    site: Arc<Site>,
+    _streams: Vec<Stream>,
+    _page: page::Server,
 }
 
-/// A stream at work.
+/// A stream's threads.
 struct Stream {
-    health: Arc<Health>,
-    address: String,
-    /// Closing it stops the camera's thread.
+    name: String,
+    /// Closing it stops the camera's thread, and with it the output's.
     stop: Option<SyncSender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    fn start(config: &Config, panel: Option<&Arc<Panel>>) -> Result<Self, Error> {
-        let events = Arc::new(Events::default());
+    fn start(config: &Config, text: &str) -> Result<Self, Error> {
         let networks = Store::open(&config.networks.folder).map_err(crate::networks::Error::from)?;
         let usable = networks
             .verify()
@@ -131,19 +143,58 @@ impl Running {
             .cameras()
             .map(|camera| camera.user.as_ref().map(|user| login(user, 1)).transpose())
             .collect::<Result<Vec<_>, _>>()?;
+        let operator = config.page.user.as_ref();
+        let operator = operator.map(|user| login(user, Secret::LEAST)).transpose()?;
         let server = Server::start(listen(config)?).map_err(|error| Error::Rtsp {
             listen: config.rtsp.listen,
             reason: error.to_string(),
         })?;
+        let (events, now) = (Arc::new(Events::default()), Instant::now());
+        let served = config
+            .cameras()
+            .map(|camera| serve(config, camera, &server, &events, now))
+            .collect();
+        let sensors = Sensors::find("/sys".as_ref(), "/proc".as_ref());
+        let site = Arc::new(Site::new(&config.site, served, events, server, sensors, now));
         let streams = config
             .cameras()
             .zip(logins)
-            .map(|(camera, login)| Stream::start(config, camera, login, panel, &server, &events))
+            .zip(&site.streams)
+            .map(|((camera, login), served)| Stream::start(config, camera, login, served))
             .collect::<Result<_, _>>()?;
+        let settings = page::Settings {
+            listen: config.page.listen,
+            hosts: config.page.hosts.clone(),
+            operator,
+            config: text.to_owned(),
+        };
+        let page = page::Server::start(settings, site.clone()).map_err(|source| Error::Page {
+            listen: config.page.listen,
+            source,
+        })?;
         Ok(Self {
-            streams,
-            _server: server,
+            site,
+            _streams: streams,
+            _page: page,
         })
+    }
+}
+
+/// The lasting part of a stream.
+fn serve(config: &Config, camera: &Camera, server: &Server, events: &Arc<Events>, now: Instant) -> Served {
+    let mount = camera.mount();
+    let scheme = if config.rtsp.tls.is_some() {
+        "rtsps"
+    } else {
+        "rtsp"
+    };
+    let host = SocketAddr::new(config.rtsp.listen.ip(), server.port());
+    let (name, policy) = (camera.name.as_str(), camera.faces.policy);
+    Served {
+        health: Arc::new(Health::new(name, policy, now, events.clone())),
+        feed: server.mount(&mount),
+        address: format!("{scheme}://{host}{mount}"),
+        recorded: camera.recording.is_some(),
     }
 }
 
@@ -181,40 +232,28 @@ impl Stream {
         config: &Config,
         camera: &Camera,
         login: Option<(String, Secret)>,
-        panel: Option<&Arc<Panel>>,
-        server: &Server,
-        events: &Arc<Events>,
+        served: &Served,
     ) -> Result<Self, Error> {
         let name = camera.name.as_str();
-        let health = Arc::new(Health::new(name, Instant::now(), events.clone()));
-        let mount = camera.mount();
-        let scheme = if config.rtsp.tls.is_some() {
-            "rtsps"
-        } else {
-            "rtsp"
-        };
-        let address = format!("{scheme}://{}:{}{mount}", config.rtsp.listen.ip(), server.port());
         let (pictures, waiting) = sync_channel(WAITING);
         let (stop, stopped) = sync_channel(1);
-        let output = Output::new(&config.site, camera.clone(), health.clone(), server.mount(&mount));
+        let health = served.health.clone();
+        let output = Output::new(&config.site, camera.clone(), health.clone(), served.feed.clone());
         let supervisor = Supervisor {
             camera: camera.clone(),
             networks: config.networks.clone(),
-            panel: panel.cloned(),
             login,
-            health: health.clone(),
+            health,
             output: pictures,
             stop: stopped,
         };
-        let threads = vec![
-            thread(format!("out {name}"), move || output.run(&waiting))?,
-            thread(format!("in {name}"), move || supervisor.run())?,
-        ];
         Ok(Self {
-            health,
-            address,
+            name: name.into(),
+            threads: vec![
+                thread(format!("out {name}"), move || output.run(&waiting))?,
+                thread(format!("in {name}"), move || supervisor.run())?,
+            ],
             stop: Some(stop),
-            threads,
         })
     }
 }
@@ -224,7 +263,7 @@ impl Drop for Stream {
         self.stop = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                log::error!("{}: a thread panicked", self.health.name());
+                log::error!("{}: a thread panicked", self.name);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use board::View;
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
@@ -71,6 +72,8 @@ pub(super) struct Output {
     encoder: Option<Encoder>,
     /// No encoder is made before.
     rest: Option<Instant>,
+    /// When a slate went to the encoder, if nothing else went there since.
+    slated: Option<Instant>,
     /// The slate that was drawn last, and what it says.
     drawn: Option<(String, gst::Buffer)>,
 }
@@ -84,6 +87,7 @@ impl Output {
             feed,
             encoder: None,
             rest: None,
+            slated: None,
             drawn: None,
         }
     }
@@ -96,19 +100,18 @@ impl Output {
             let patience = if lost { SLATE } else { PATIENCE };
             match pictures.recv_timeout(patience) {
                 Ok(Message::Picture(picture)) => {
-                    // After a slate nothing is predicted from it.
-                    let key_frame = std::mem::take(&mut lost);
+                    lost = false;
                     latest = Instant::now();
-                    self.show(&picture, key_frame);
+                    self.show(&picture, latest);
                 }
                 Ok(Message::Lost) => {
                     lost = true;
-                    self.wait_with_slate();
+                    self.wait_with_slate(Instant::now());
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     lost |= latest.elapsed() >= PATIENCE;
                     if lost {
-                        self.wait_with_slate();
+                        self.wait_with_slate(Instant::now());
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -120,10 +123,16 @@ impl Output {
         self.feed.end();
     }
 
-    fn show(&mut self, picture: &Picture, key_frame: bool) {
+    fn show(&mut self, picture: &Picture, now: Instant) {
+        if self.health.view() == View::Slate {
+            return self.wait_with_slate(now);
+        }
         let (Some(caps), Some(buffer)) = (picture.sample.caps_owned(), picture.sample.buffer_owned()) else {
             return;
         };
+        self.health.keep(&caps, &buffer, now);
+        // Nothing is predicted from a slate.
+        let key_frame = self.slated.take().is_some();
         let Some(encoder) = self.encoder(&caps) else {
             return;
         };
@@ -137,8 +146,12 @@ impl Output {
         }
     }
 
-    /// Puts a slate in the place of the picture that has not come.
-    fn wait_with_slate(&mut self) {
+    /// Puts a slate in the place of the picture that has not come or may not be shown; not more often than need be.
+    fn wait_with_slate(&mut self, now: Instant) {
+        if self.slated.is_some_and(|latest| now < latest + SLATE / 2) {
+            return;
+        }
+        self.slated = Some(now);
         let caps = match &self.encoder {
             Some(encoder) => Some(encoder.caps.clone()),
             None => gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, UNKNOWN.0, UNKNOWN.1)
@@ -149,11 +162,11 @@ impl Output {
         };
         let Some(caps) = caps else { return };
         let Some(buffer) = self.slate(&caps) else { return };
-        let now = gst::SystemClock::obtain().time();
+        self.health.keep(&caps, &buffer, now);
         let Some(encoder) = self.encoder(&caps) else {
             return;
         };
-        if encoder.push(buffer, now) {
+        if encoder.push(buffer, gst::SystemClock::obtain().time()) {
             self.health.count(Count::Slates);
         } else {
             self.fail();
@@ -163,7 +176,12 @@ impl Output {
     /// The slate for this moment; drawn only when it says something new.
     fn slate(&mut self, caps: &gst::Caps) -> Option<gst::Buffer> {
         let (lost, since) = self.health.camera();
-        let reason = lost.map_or_else(|| "waiting for the camera".to_owned(), |lost| lost.to_string());
+        let shuttered = self.health.view() == View::Slate;
+        let reason = if shuttered {
+            "the shutter is closed".to_owned()
+        } else {
+            lost.map_or_else(|| "waiting for the camera".to_owned(), |lost| lost.to_string())
+        };
         let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
         let since = gst::glib::DateTime::now_utc()
             .and_then(|now| now.add_seconds(-(seconds as f64)))
@@ -174,7 +192,11 @@ impl Output {
             format!("{}  {}", self.site, self.camera.name),
             "No picture".to_owned(),
             reason,
-            format!("since {since}"),
+            if shuttered {
+                String::new()
+            } else {
+                format!("since {since}")
+            },
         ];
         let info = gst_video::VideoInfo::from_caps(caps).ok()?;
         let says = format!("{caps} {}", lines.join("\n"));

@@ -6,8 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use board::View;
+use gst::prelude::*;
+use gstreamer as gst;
+
 use crate::element::Persona;
 use crate::pipeline::{Reason, Snapshot, Stage};
+use crate::run::PolicyName;
 
 /// Why a camera gives no picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +179,13 @@ pub struct Health {
     latest: AtomicU64,
     camera: Mutex<(Option<Lost>, Instant)>,
     element: Mutex<(Option<Persona>, Totals)>,
+    /// The policy that the configuration asks for.
+    policy: PolicyName,
+    view: Mutex<View>,
+    /// The latest frame that went to the encoder, kept only while somebody looks at the page.
+    preview: Mutex<Option<gst::Sample>>,
+    /// Milliseconds from `started` until which somebody looks.
+    watched: AtomicU64,
     /// Width and height, each in 32 bits.
     size: AtomicU64,
     /// Whether the latest recording fault still stands.
@@ -186,7 +198,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Health {
-    pub(super) fn new(name: &str, now: Instant, events: Arc<Events>) -> Self {
+    /// How long frames are kept for the page after it last asked for one.
+    const LOOK: Duration = Duration::from_secs(5);
+
+    pub(super) fn new(name: &str, policy: PolicyName, now: Instant, events: Arc<Events>) -> Self {
         Self {
             name: name.into(),
             started: now,
@@ -194,6 +209,10 @@ impl Health {
             latest: AtomicU64::new(0),
             camera: Mutex::new((Some(Lost::Connecting), now)),
             element: Mutex::default(),
+            policy,
+            view: Mutex::new(View::Covered),
+            preview: Mutex::default(),
+            watched: AtomicU64::new(0),
             size: AtomicU64::new(0),
             recording_stopped: AtomicBool::new(false),
             events,
@@ -268,7 +287,57 @@ impl Health {
         if let Some(before) = before {
             held.1.add(&before);
         }
+        if let Some(element) = &element {
+            self.apply(element, self.view());
+        }
         held.0 = element;
+    }
+
+    /// What the panel allows the next frames to look like.
+    pub fn view(&self) -> View {
+        *lock(&self.view)
+    }
+
+    /// Lets the stream show no more than `view`.
+    pub(super) fn show(&self, view: View) {
+        if std::mem::replace(&mut *lock(&self.view), view) == view {
+            return;
+        }
+        if let Some(element) = &lock(&self.element).0 {
+            self.apply(element, view);
+        }
+    }
+
+    fn apply(&self, element: &Persona, view: View) {
+        let policy = match view {
+            // A served stream never shows the camera's own picture.
+            View::Anonymized | View::Raw => self.policy,
+            View::Covered | View::Slate => PolicyName::Shutter,
+        };
+        element.set_property_from_str("policy", policy.nick());
+    }
+
+    /// Somebody looks at the stream on the page; its frames are kept for a moment.
+    pub(super) fn watch(&self, now: Instant) {
+        let until = now.saturating_duration_since(self.started) + Self::LOOK;
+        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        self.watched.store(until, Ordering::Relaxed);
+    }
+
+    /// The latest frame that went to viewers; `None` until one has come since somebody looks.
+    pub(super) fn preview(&self) -> Option<gst::Sample> {
+        lock(&self.preview).clone()
+    }
+
+    /// Keeps a frame that goes to viewers, if somebody looks.
+    pub(super) fn keep(&self, caps: &gst::Caps, buffer: &gst::Buffer, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.started).as_millis();
+        let watched = elapsed < u128::from(self.watched.load(Ordering::Relaxed));
+        let sample = watched.then(|| gst::Sample::builder().caps(caps).buffer(buffer).build());
+        let mut preview = lock(&self.preview);
+        if watched || preview.is_some() {
+            *preview = sample;
+        }
     }
 
     /// What was done to faces since the program started.
@@ -325,7 +394,10 @@ pub struct Event {
 
 /// The latest events of the box; older ones are in the log.
 #[derive(Debug, Default)]
-pub struct Events(Mutex<VecDeque<Event>>);
+pub struct Events {
+    latest: Mutex<VecDeque<Event>>,
+    noted: AtomicU64,
+}
 
 impl Events {
     /// Events that are kept.
@@ -335,10 +407,11 @@ impl Events {
     pub fn note(&self, stream: &str, what: impl Into<String>) {
         let what = what.into();
         log::info!("{stream}: {what}");
-        let mut events = lock(&self.0);
+        let mut events = lock(&self.latest);
         if events.len() == Self::KEPT {
             events.pop_front();
         }
+        self.noted.fetch_add(1, Ordering::Relaxed);
         events.push_back(Event {
             time: SystemTime::now(),
             stream: stream.into(),
@@ -346,9 +419,14 @@ impl Events {
         });
     }
 
+    /// How many events there were, those no longer kept included.
+    pub fn noted(&self) -> u64 {
+        self.noted.load(Ordering::Relaxed)
+    }
+
     /// The latest events, newest first.
     pub fn latest(&self) -> Vec<Event> {
-        lock(&self.0).iter().rev().cloned().collect()
+        lock(&self.latest).iter().rev().cloned().collect()
     }
 }
 
@@ -360,7 +438,7 @@ mod tests {
     fn a_loss_is_counted_once_and_begins_with_its_first_reason() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let health = Health::new("hall", start, Arc::default());
+        let health = Health::new("hall", PolicyName::Anonymize, start, Arc::default());
         assert_eq!(health.silence(at(1)), None);
         health.set_camera(None, at(1));
         health.picture(at(1));

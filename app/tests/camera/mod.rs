@@ -12,15 +12,6 @@ use gst_rtsp_server::prelude::*;
 use gstreamer as gst;
 use gstreamer_rtsp_server as gst_rtsp_server;
 
-/// A free TCP port of this machine.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 /// What the camera sends.
 #[derive(Debug, Clone, Copy)]
 pub enum Codec {

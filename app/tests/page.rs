@@ -1,0 +1,337 @@
+//! The operator's page and the telemetry of a box, as browsers and machines meet them.
+
+mod boxed;
+mod clip;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use boxed::{Boxed, free_port, password};
+
+/// An answer.
+struct Answer {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// The page opens a moment after the streams do.
+fn connect(port: u16) -> TcpStream {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < until, "no page at port {port}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Sends bytes and reads until the box closes the connection.
+fn send(port: u16, request: &[u8]) -> Answer {
+    let mut stream = connect(port);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap_or(bytes.len());
+    let headers = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    Answer {
+        status: headers
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0),
+        headers,
+        body: bytes.get(end + 4..).unwrap_or_default().to_vec(),
+    }
+}
+
+fn request(port: u16, line: &str, headers: &[&str], body: &str) -> Answer {
+    let host = format!("Host: 127.0.0.1:{port}");
+    let host = if headers.iter().any(|header| header.starts_with("Host:")) {
+        ""
+    } else {
+        &host
+    };
+    let mut lines = vec![format!("{line} HTTP/1.1")];
+    lines.extend(
+        [host]
+            .into_iter()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned),
+    );
+    lines.extend(headers.iter().map(|header| (*header).to_owned()));
+    lines.push(format!(
+        "Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    ));
+    send(port, lines.join("\r\n").as_bytes())
+}
+
+const PASSWORD: &str = "operator-secret";
+
+/// Logs in and gives the cookie and the token against forged requests.
+fn log_in(port: u16) -> (String, String) {
+    let origin = format!("Origin: http://127.0.0.1:{port}");
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let answer = request(
+        port,
+        "POST /login",
+        &[&origin, form],
+        &format!("name=olga&password={PASSWORD}"),
+    );
+    assert_eq!(answer.status, 303, "{}", answer.text());
+    let cookie = answer.header("set-cookie").expect("a session");
+    for word in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(cookie.contains(word), "{cookie}");
+    }
+    let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
+    let page = request(port, "GET /", &[&cookie], "").text();
+    let csrf = page
+        .split("name=\"csrf\" content=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    (cookie, csrf.expect("a token").to_owned())
+}
+
+fn start(folder: &std::path::Path) -> (Boxed, u16) {
+    password(folder, "operator.password", PASSWORD);
+    let (rtsp, page) = (free_port(), free_port());
+    let config = format!(
+        "site = \"Town hall\"\n[rtsp]\nlisten = \"127.0.0.1:{rtsp}\"\n[page]\nlisten = \"127.0.0.1:{page}\"\n\
+         [page.user]\nname = \"olga\"\npassword_file = \"operator.password\"\n\
+         [[camera]]\nname = \"hall\"\nsource = \"test\"\n"
+    );
+    (Boxed::start(folder, rtsp, &config), page)
+}
+
+fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !there() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn the_operator_sees_and_presses_and_nobody_else_does() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, port) = start(dir.path());
+    let own = format!("Origin: http://127.0.0.1:{port}");
+    wait_until("the box is ready", || {
+        request(port, "GET /readyz", &[], "").status == 200
+    });
+    assert_eq!(request(port, "GET /healthz", &[], "").text(), "ok\n");
+
+    // Without a session there is nothing to see but the door.
+    let door = request(port, "GET /", &[], "");
+    assert_eq!((door.status, door.header("location")), (303, Some("/login")));
+    for path in ["/api/status", "/preview/hall", "/support.json"] {
+        let answer = request(port, &format!("GET {path}"), &["Cookie: persona=0123"], "");
+        assert_eq!(answer.status, 401, "{path}");
+    }
+    assert_eq!(
+        request(port, "POST /api/press", &[&own], "{\"press\":\"short\"}").status,
+        401
+    );
+
+    let (cookie, csrf) = log_in(port);
+    let page = request(port, "GET /", &[&cookie], "");
+    assert_eq!(page.status, 200);
+    for (header, value) in [
+        ("content-security-policy", "default-src 'none'; script-src 'self'"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
+        assert!(
+            page.header(header).is_some_and(|got| got.starts_with(value)),
+            "{header}: {}",
+            page.headers
+        );
+    }
+    for path in ["/", "/login", "/page.css", "/page.js", "/icon.svg"] {
+        let text = request(port, &format!("GET {path}"), &[&cookie], "").text();
+        let outside = text.replace("http://www.w3.org/2000/svg", "");
+        assert!(
+            !outside.contains("http://") && !outside.contains("https://"),
+            "{path} asks others"
+        );
+    }
+
+    let status = || -> serde_json::Value {
+        serde_json::from_str(&request(port, "GET /api/status", &[&cookie], "").text()).unwrap()
+    };
+    let first = status();
+    assert_eq!(
+        (&first["site"], &first["state"]),
+        (&"Town hall".into(), &"anonymizing".into())
+    );
+    assert_eq!(first["streams"][0]["up"], true);
+
+    // The preview is a picture of the stream's shape.
+    let mut picture = request(port, "GET /preview/hall", &[&cookie], "");
+    wait_until("a preview comes", || {
+        picture = request(port, "GET /preview/hall", &[&cookie], "");
+        picture.status == 200
+    });
+    let picture = image::load_from_memory(&picture.body).unwrap();
+    assert_eq!((picture.width(), picture.height()), (640, 360));
+    assert_eq!(request(port, "GET /preview/none", &[&cookie], "").status, 404);
+
+    // The buttons need the page's origin and the session's token.
+    let token = format!("X-CSRF-Token: {csrf}");
+    let (own, token) = (own.as_str(), token.as_str());
+    let json = "Content-Type: application/json";
+    let press = |headers: &[&str], press: &str| {
+        let body = format!("{{\"press\":\"{press}\"}}");
+        let headers = [&[cookie.as_str(), json], headers].concat();
+        request(port, "POST /api/press", &headers, &body).status
+    };
+    let (evil, other) = ("Origin: http://evil.example", "Sec-Fetch-Site: cross-site");
+    for headers in [
+        &[][..],
+        &[own],
+        &[token],
+        &[token, evil],
+        &[token, own, other],
+        &[own, "X-CSRF-Token: 00"],
+    ] {
+        assert_eq!(press(headers, "short"), 403, "{headers:?}");
+    }
+    assert_eq!(status()["state"], "anonymizing");
+    assert_eq!(press(&[own, token], "short"), 204);
+    wait_until("everything is covered", || {
+        status()["state"] == "covering on request"
+    });
+    let covered = status()["streams"][0]["frames_covered"].as_u64().unwrap();
+    wait_until("frames are covered whole", || {
+        status()["streams"][0]["frames_covered"].as_u64().unwrap() > covered + 3
+    });
+    assert_eq!(press(&[own, token], "short"), 204);
+    wait_until("everything is as before", || status()["state"] == "anonymizing");
+    assert_eq!(press(&[own, token], "double"), 204);
+    wait_until("the shutter closes", || status()["state"] == "shuttered");
+    assert!(press(&[own, token], "triple") >= 400);
+
+    // The support bundle has the configuration, the numbers and no password.
+    let bundle = request(port, "GET /support.json", &[&cookie], "");
+    let bundle: serde_json::Value = serde_json::from_str(&bundle.text()).unwrap();
+    assert!(
+        bundle["configuration"]
+            .as_str()
+            .unwrap()
+            .contains("password_file")
+    );
+    assert!(bundle["metrics"].as_str().unwrap().contains("persona_stream_up"));
+    assert!(!bundle.to_string().contains(PASSWORD));
+
+    assert_eq!(
+        request(port, "POST /logout", &[&cookie, own, token], "").status,
+        204
+    );
+    assert_eq!(request(port, "GET /api/status", &[&cookie], "").status, 401);
+}
+
+#[test]
+fn strangers_guessers_and_nonsense_are_turned_away() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, port) = start(dir.path());
+    let own = format!("Origin: http://127.0.0.1:{port}");
+    // Another name for this address: DNS rebinding.
+    for path in ["/", "/login", "/metrics"] {
+        let answer = request(port, &format!("GET {path}"), &["Host: evil.example"], "");
+        assert_eq!(answer.status, 403, "{path}");
+    }
+    for (bytes, what) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"[..], "TLS"),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n", "no host"),
+        (b"GET /../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", "a way out"),
+        (b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\nzz\r\n", "smuggling"),
+    ] {
+        let answer = send(port, bytes);
+        assert!(answer.status == 0 || answer.status >= 300, "{what}: {}", answer.headers);
+    }
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let guess = |body: &str| request(port, "POST /login", &[&own, form], body).status;
+    assert_eq!(guess(&"x".repeat(100_000)), 413);
+    assert_eq!(
+        request(port, "POST /login", &[form], "name=olga&password=x").status,
+        403
+    );
+    for _ in 0..5 {
+        assert_eq!(guess("name=olga&password=wrong"), 401);
+    }
+    assert_eq!(guess(&format!("name=olga&password={PASSWORD}")), 429);
+    let metrics = request(port, "GET /metrics", &[], "").text();
+    assert!(
+        metrics.contains("persona_page_logins_total{result=\"limited\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn every_metric_is_documented_and_there_are_enough() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, port) = start(dir.path());
+    wait_until("the box is ready", || {
+        request(port, "GET /readyz", &[], "").status == 200
+    });
+    let answer = request(port, "GET /metrics", &[], "");
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .contains("openmetrics-text")
+    );
+    let text = answer.text();
+    let manual =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/telemetry.md")).unwrap();
+    let mut families = 0;
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let mut words = line.split(' ').skip(2);
+        let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+        let name = if kind == "counter" {
+            format!("{name}_total")
+        } else {
+            name.to_owned()
+        };
+        assert!(
+            manual.contains(&format!("`{name}`")),
+            "docs/telemetry.md lacks {name}"
+        );
+        families += 1;
+    }
+    assert!(families >= 40, "{families} families");
+    assert!(text.trim_end().ends_with("# EOF"));
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).expect(name);
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(value("persona_stream_up{stream=\"hall\"}"), 1.0);
+    assert!(value("persona_frames_anonymized_total{stream=\"hall\"}") > 0.0);
+    assert_eq!(value("persona_privacy_state{state=\"anonymizing\"}"), 1.0);
+    assert!(value("persona_process_resident_bytes") > 1e6);
+}
