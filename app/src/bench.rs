@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use gst::prelude::*;
 use gstreamer as gst;
 use serde_json::json;
 
+use crate::networks::Pool;
 use crate::run::{self, Error, Report, make};
 
 /// What `persona bench` is told.
@@ -22,6 +23,10 @@ pub struct Options {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+
+    /// Also run 1, 2, 4 and so on up to this many streams side by side, with one set of networks for all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub streams: Option<u32>,
 
     /// How faces are found and replaced
     #[command(flatten, next_help_heading = "Faces")]
@@ -41,6 +46,21 @@ pub struct Bench {
     pub decode: f64,
     /// Frames per second of decoding and encoding without anonymizing.
     pub transcode: f64,
+    /// Streams side by side.
+    pub streams: Vec<SideBySide>,
+}
+
+/// Streams side by side: decoded and anonymized, not encoded, each as fast as it goes.
+#[derive(Debug, Clone, Copy)]
+pub struct SideBySide {
+    /// How many.
+    pub streams: u32,
+    /// Frames per second of all of them together.
+    pub frames: f64,
+    /// Of the stream that came off worst.
+    pub slowest: f64,
+    /// Processor time per frame.
+    pub cpu: Duration,
 }
 
 /// Length and size of the test picture.
@@ -81,17 +101,80 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Bench, Error> 
     )?;
     let decode = frames_per_second(&clip, Vec::new())?;
     let transcode = frames_per_second(&clip, vec![run::x264(&options.encoding, false)?])?;
+    let streams = match options.streams {
+        Some(most) => side_by_side(&clip, most, &options.faces)?,
+        None => Vec::new(),
+    };
     Ok(Bench {
         whole,
         decode,
         transcode,
+        streams,
     })
+}
+
+/// Runs the clip through 1, 2, 4, ... and `most` elements at once, which share one set of networks.
+fn side_by_side(clip: &Path, most: u32, faces: &run::Faces) -> Result<Vec<SideBySide>, Error> {
+    let engines = Pool::load(&faces.models(), faces.threads as usize)?.engines()?;
+    let doubling = std::iter::successors(Some(1), |streams| Some(2 * streams));
+    let counts = doubling.take_while(|streams| *streams < most).chain([most]);
+    counts
+        .map(|streams| {
+            let elements = (0..streams)
+                .map(|_| run::persona(faces, false).inspect(|element| element.set_engines(engines.clone())))
+                .collect::<Result<Vec<_>, _>>()?;
+            let before = run::usage(Path::new("/proc")).0;
+            let started = Instant::now();
+            let rates = std::thread::scope(|scope| {
+                let threads: Vec<_> = elements
+                    .iter()
+                    .map(|element| scope.spawn(|| frames_per_second(clip, vec![element.clone().upcast()])))
+                    .collect();
+                let join = |thread: std::thread::ScopedJoinHandle<'_, Result<f64, Error>>| {
+                    thread.join().unwrap_or_else(|_| {
+                        Err(Error::Stream {
+                            input: clip.display().to_string(),
+                            reason: "a stream panicked".into(),
+                        })
+                    })
+                };
+                threads.into_iter().map(join).collect::<Result<Vec<_>, _>>()
+            })?;
+            let seconds = started.elapsed().as_secs_f64();
+            let cpu = run::usage(Path::new("/proc")).0.saturating_sub(before);
+            let slowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
+            let frames: f64 = rates.iter().sum();
+            Ok(SideBySide {
+                streams,
+                frames,
+                slowest,
+                cpu: cpu.div_f64((frames * seconds).max(1.0)),
+            })
+        })
+        .collect()
 }
 
 impl Bench {
     /// The numbers as JSON.
     pub fn json(&self) -> serde_json::Value {
-        json!({ "whole": self.whole.json(), "decode_fps": self.decode, "transcode_fps": self.transcode })
+        let streams: Vec<_> = self
+            .streams
+            .iter()
+            .map(|row| {
+                json!({
+                    "streams": row.streams,
+                    "fps": row.frames,
+                    "slowest_fps": row.slowest,
+                    "cpu_ms_per_frame": row.cpu.as_secs_f64() * 1e3,
+                })
+            })
+            .collect();
+        json!({
+            "whole": self.whole.json(),
+            "decode_fps": self.decode,
+            "transcode_fps": self.transcode,
+            "streams": streams,
+        })
     }
 }
 
@@ -107,7 +190,18 @@ impl std::fmt::Display for Bench {
             f,
             "{:<42}{:>10.1}",
             "frames per second, without anonymizing", self.transcode
-        )
+        )?;
+        for row in &self.streams {
+            writeln!(
+                f,
+                "{:<42}{:>10.1}{:>10.1} slowest{:>10.2} ms CPU per frame",
+                format!("frames per second, {} streams, not encoded", row.streams),
+                row.frames,
+                row.slowest,
+                row.cpu.as_secs_f64() * 1e3
+            )?;
+        }
+        Ok(())
     }
 }
 

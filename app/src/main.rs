@@ -87,8 +87,11 @@ impl Folder {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,persona::panel=info"))
-        .init();
+    forbid_core_dumps();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("warn,persona::panel=info,persona::serve=info"),
+    )
+    .init();
     match work(Cli::parse().command) {
         Ok(status) => status,
         Err(error) => {
@@ -96,6 +99,19 @@ fn main() -> ExitCode {
             ExitCode::from(CANNOT_START)
         }
     }
+}
+
+/// A core dump would hold raw frames. Neither this process nor a program that it starts leaves one, nor may a debugger of
+/// the same user look into its memory (`prctl(2)`, PR_SET_DUMPABLE).
+fn forbid_core_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Lowering a limit and one's own flag are allowed to every process.
+    let _ = setrlimit(Resource::Core, none);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn work(command: Command) -> anyhow::Result<ExitCode> {
@@ -135,7 +151,7 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             };
             let config = Config::read(&path)?;
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            serve::run(&config, &text, &*interrupted()?)?;
+            serve::run(&config, &text, &options.panel, &*interrupted()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { config, folder, .. } => {

@@ -38,17 +38,30 @@ impl Browser {
             std::thread::sleep(Duration::from_millis(50));
         }
         // As the superuser, in a container, there is no sandbox.
-        let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"];
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+        ];
         let screen = json!({ "width": width, "height": height, "pixelRatio": 2 });
         let options = json!({ "args": arguments, "mobileEmulation": { "deviceMetrics": screen } });
         let wanted = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
-        let session = browser.ask("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
+        let session = browser.ask(
+            "POST",
+            "/session",
+            &json!({ "capabilities": { "alwaysMatch": wanted } }),
+        );
         browser.session = session["sessionId"].as_str().expect("a session").to_owned();
         browser
     }
 
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if method == "POST" { body.to_string() } else { String::new() };
+        let body = if method == "POST" {
+            body.to_string()
+        } else {
+            String::new()
+        };
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         write!(
@@ -77,7 +90,10 @@ impl Browser {
     /// The first element that fits a CSS selector.
     fn element(&self, selector: &str) -> String {
         let found = self.post("element", &json!({ "using": "css selector", "value": selector }));
-        let id = found.as_object().and_then(|found| found.values().next()).and_then(Value::as_str);
+        let id = found
+            .as_object()
+            .and_then(|found| found.values().next())
+            .and_then(Value::as_str);
         format!("element/{}", id.expect(selector))
     }
 
@@ -86,7 +102,10 @@ impl Browser {
     }
 
     fn write(&self, selector: &str, text: &str) {
-        self.post(&format!("{}/value", self.element(selector)), &json!({ "text": text }));
+        self.post(
+            &format!("{}/value", self.element(selector)),
+            &json!({ "text": text }),
+        );
     }
 
     fn run(&self, script: &str) -> Value {
@@ -96,7 +115,11 @@ impl Browser {
     fn wait(&self, condition: &str) {
         let until = Instant::now() + Duration::from_secs(30);
         while self.run(&format!("return Boolean({condition})")) != true {
-            assert!(Instant::now() < until, "{condition} does not come true: {}", self.run("return document.body.innerText"));
+            assert!(
+                Instant::now() < until,
+                "{condition} does not come true: {}",
+                self.run("return document.body.innerText")
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -149,13 +172,21 @@ fn an_operator_with_a_phone() {
     browser.write("input[name=password]", "operator-secret");
     browser.click("button.primary");
 
-    let state = |words: &str| browser.wait(&format!("document.querySelector('#state')?.textContent === '{words}'"));
+    let state = |words: &str| {
+        browser.wait(&format!(
+            "document.querySelector('#state')?.textContent === '{words}'"
+        ))
+    };
     state("Anonymized");
     browser.wait("document.querySelectorAll('.stream').length === 2");
     // A name from the configuration is text, whatever is in it.
-    assert_eq!(browser.run("return document.querySelector('#site').textContent"), "Town <b>hall");
+    assert_eq!(
+        browser.run("return document.querySelector('#site').textContent"),
+        "Town <b>hall"
+    );
     // Both previews load: one live, one a slate with its reason.
-    browser.wait("[...document.querySelectorAll('.picture')].every((picture) => picture.naturalWidth === 640)");
+    browser
+        .wait("[...document.querySelectorAll('.picture')].every((picture) => picture.naturalWidth === 640)");
     browser.wait("document.querySelector('.badge').textContent === 'Live'");
     browser.wait("document.querySelectorAll('.badge')[1].textContent === 'No picture'");
     browser.wait("document.querySelectorAll('.reason')[1].textContent.includes('does not answer')");
@@ -182,9 +213,16 @@ fn an_operator_with_a_phone() {
 
     // Nothing that the browser complains of but the wrong password, and nothing fetched from elsewhere.
     let log = browser.post("se/log", &json!({ "type": "browser" }));
-    let complaints: Vec<_> = log.as_array().expect("a list").iter().filter(|line| {
-        !line["message"].as_str().is_some_and(|message| message.contains("401"))
-    }).collect();
+    let complaints: Vec<_> = log
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|line| {
+            !line["message"]
+                .as_str()
+                .is_some_and(|message| message.contains("401"))
+        })
+        .collect();
     assert!(complaints.is_empty(), "{complaints:?}");
     let foreign = "return performance.getEntriesByType('resource').filter((entry) => !entry.name.startsWith(location.origin)).length";
     assert_eq!(browser.run(foreign), 0);

@@ -4,6 +4,7 @@ mod boxed;
 mod camera;
 mod clip;
 
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -247,6 +248,53 @@ fn viewers_need_the_password_and_cameras_get_theirs() {
     // Another size than the slate's, and no interruption by the change.
     assert_eq!(known.sizes.lock().unwrap().last(), Some(&(320, 240)));
     assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn with_a_certificate_streams_are_served_over_tls_only() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=box",
+        ])
+        .args(["-keyout", "box.key", "-out", "box.crt"])
+        .current_dir(&dir)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    password(dir.path(), "viewer.password", "viewer-secret");
+    let port = free_port();
+    let server = Boxed::start(
+        dir.path(),
+        port,
+        &format!(
+            "[rtsp]\nlisten = \"127.0.0.1:{port}\"\nauthentication = \"basic\"\n\
+             [rtsp.tls]\ncertificate = \"box.crt\"\nkey = \"box.key\"\n\
+             [[rtsp.user]]\nname = \"anna\"\npassword_file = \"viewer.password\"\n\
+             [page]\nlisten = \"127.0.0.1:{}\"\n[[camera]]\nname = \"hall\"\nsource = \"test\"\n",
+            free_port()
+        ),
+    );
+    let login = "user-id=anna user-pw=viewer-secret";
+    let address = server.address("hall").replace("rtsp:", "rtsps:");
+    let viewer = Viewer::watch(&address, login);
+    let until = Instant::now() + Duration::from_secs(20);
+    while viewer.seen.lock().unwrap().is_empty() {
+        assert!(
+            viewer.fault().is_none() && Instant::now() < until,
+            "no frame over TLS"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let plain = Viewer::watch(&server.address("hall"), login);
+    let until = Instant::now() + Duration::from_secs(20);
+    while plain.fault().is_none() {
+        assert!(Instant::now() < until, "a connection without TLS is not refused");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(plain.seen.lock().unwrap().is_empty());
 }
 
 #[test]

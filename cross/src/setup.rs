@@ -29,7 +29,7 @@ const fn requirement(sign: Sign, package: &'static str, why: &'static str) -> Re
 }
 
 #[rustfmt::skip]
-const REQUIREMENTS: [Requirement; 15] = [
+const REQUIREMENTS: [Requirement; 16] = [
     requirement(Sign::Succeeds(&["cc", "--version"]), "build-essential", "links Rust programs"),
     requirement(Sign::Succeeds(&["pkg-config", "--version"]), "pkg-config", "finds libraries"),
     requirement(Sign::Library("gstreamer-1.0"), "libgstreamer1.0-dev", "builds the pipeline"),
@@ -41,6 +41,7 @@ const REQUIREMENTS: [Requirement; 15] = [
     requirement(Sign::Element("h264parse"), "gstreamer1.0-plugins-bad", "parses H.264 and H.265"),
     requirement(Sign::Element("x264enc"), "gstreamer1.0-plugins-ugly", "encodes H.264"),
     requirement(Sign::Element("avdec_h264"), "gstreamer1.0-libav", "decodes video"),
+    requirement(Sign::Succeeds(&["sh", "-c", "ls /usr/lib/*/gio/modules/libgio*tls.so"]), "glib-networking", "serves RTSP over TLS"),
     requirement(Sign::Succeeds(&["python3", "--version"]), "python3", "runs pip"),
     requirement(Sign::Succeeds(&["python3", "-m", "pip", "--version"]), "python3-pip", "fetches networks out of packages"),
     requirement(Sign::Succeeds(&["python3", "-c", "import ensurepip"]), "python3-venv", "runs other programs for comparison"),
@@ -71,6 +72,12 @@ const EMULATOR: [Requirement; 3] = [
     requirement(Sign::Succeeds(&["qemu-system-aarch64", "--version"]), "qemu-system-arm", "emulates a board"),
     requirement(Sign::Succeeds(&["depmod", "--version"]), "kmod", "finds the kernel modules of the emulated board"),
     requirement(Sign::Succeeds(&["cpio", "--version"]), "cpio", "packs what the emulated board boots"),
+];
+
+#[rustfmt::skip]
+const BROWSER: [Requirement; 2] = [
+    requirement(Sign::Succeeds(&["chromium", "--version"]), "chromium", "shows the operator's page"),
+    requirement(Sign::Succeeds(&["chromedriver", "--version"]), "chromium-driver", "presses its buttons"),
 ];
 
 impl Sign {
@@ -135,6 +142,14 @@ pub fn ensure_cross_tools() -> Result<()> {
 /// As [`ensure`].
 pub fn ensure_emulator() -> Result<()> {
     install(&EMULATOR)
+}
+
+/// [`ensure`] for the browser in which the operator's page is tested.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn browser() -> Result<()> {
+    install(&BROWSER)
 }
 
 fn install(requirements: &'static [Requirement]) -> Result<()> {

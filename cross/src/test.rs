@@ -17,6 +17,9 @@ pub struct Options {
     /// Also check the trainer, fetching libtorch (542 MB) when it is not there
     #[arg(long)]
     with_training: bool,
+    /// Also use the operator's page in Chromium, installing it when it is not there; pictures go to target/screenshots
+    #[arg(long)]
+    with_browser: bool,
 }
 
 /// How many random cases each property gets with `--long`.
@@ -115,6 +118,15 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         "hardware",
         "no board is here; the cases on a real board are not written yet",
     );
+    if options.with_browser {
+        all.step("page in a browser", || {
+            setup::browser()?;
+            let browser = ["test", "--package", "app", "--test", "browser", "--", "--ignored"];
+            steps::run(cargo().args(browser))
+        });
+    } else {
+        all.skip("page in a browser", "needs Chromium; only with --with-browser");
+    }
     if options.with_training {
         all.step("trainer", || trainer(root));
     } else {

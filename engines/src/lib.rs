@@ -57,6 +57,7 @@ pub mod golden;
 pub mod landmarks;
 pub mod models;
 pub mod onnx;
+mod shared;
 mod signature;
 #[cfg(feature = "tensorrt")]
 pub mod trt;
@@ -67,6 +68,7 @@ pub use error::{Error, Result};
 pub use generator::Generator;
 pub use golden::Golden;
 pub use landmarks::Landmarker;
+pub use shared::Shared;
 pub use signature::{Port, Signature};
 
 /// One loaded network on one place.
@@ -102,30 +104,70 @@ pub struct Options {
     pub largest: InputSize,
 }
 
-/// Loads the four networks into ONNX Runtime and admits each by its golden values.
+/// The four networks on one place, loaded and admitted, for any number of pipelines.
+pub struct Engines<K: Kernels> {
+    detector: Shared<K>,
+    landmarks: Shared<K>,
+    embedding: Shared<K>,
+    generator: Shared<K>,
+    /// Side of the generator's pictures.
+    side: usize,
+}
+
+impl Engines<Cpu> {
+    /// Loads the four networks into ONNX Runtime, with `threads` threads each, and admits each by its golden values.
+    ///
+    /// # Errors
+    /// [`Error::NotFetched`] and [`Error::Hash`] when the store is incomplete, [`Error::Library`] when the runtime cannot
+    /// be loaded, [`Error::Signature`] and [`Error::Golden`] when a network is not what this program was made for.
+    pub fn on_cpu(store: &Store, kernels: &mut Cpu, threads: usize) -> Result<Self> {
+        let runtime = cpu::Runtime::load(&store.runtime_library()?, threads)?;
+        let mut admitted = |network, signature: &Signature, golden: &Golden| {
+            let mut engine = runtime.engine(&store.load(network)?, signature)?;
+            golden::admit(kernels, engine.as_mut(), golden)?;
+            Ok::<_, Error>(Shared::new(&signature.network, engine))
+        };
+        let golden = Golden::generator()?;
+        let side = golden.side();
+        Ok(Self {
+            detector: admitted(Network::Detector, &detector::signature(), &Golden::detector())?,
+            landmarks: admitted(Network::Landmarks, &landmarks::signature(), &Golden::landmarks())?,
+            embedding: admitted(Network::Embedding, &embedding::signature(), &Golden::embedding())?,
+            generator: admitted(Network::Generator, &generator::signature(side), &golden)?,
+            side,
+        })
+    }
+}
+
+impl<K: Kernels + 'static> Engines<K> {
+    /// The networks for one pipeline, with memory of its own for their inputs and outputs.
+    ///
+    /// # Errors
+    /// [`Error::Kernels`] when memory is short.
+    pub fn networks(&self, kernels: &mut K, max_faces: usize, largest: InputSize) -> Result<Networks<K>> {
+        let shared = |engine: &Shared<K>| Box::new(engine.clone());
+        Ok(Networks {
+            detector: Detector::new(kernels, shared(&self.detector), largest)?,
+            landmarker: Landmarker::new(kernels, shared(&self.landmarks), max_faces)?,
+            embedder: Embedder::new(kernels, shared(&self.embedding), max_faces)?,
+            generator: Generator::new(kernels, shared(&self.generator), self.side, max_faces)?,
+        })
+    }
+
+    /// Whether a run of one of them has panicked: they have to be loaded anew.
+    pub fn is_broken(&self) -> bool {
+        [&self.detector, &self.landmarks, &self.embedding, &self.generator]
+            .into_iter()
+            .any(Shared::is_broken)
+    }
+}
+
+/// Loads the four networks for one pipeline: [`Engines::on_cpu`] and [`Engines::networks`].
 ///
 /// # Errors
-/// [`Error::NotFetched`] and [`Error::Hash`] when the store is incomplete, [`Error::Library`] when the runtime cannot be
-/// loaded, [`Error::Signature`] and [`Error::Golden`] when a network is not what this program was made for.
+/// As those.
 pub fn networks_on_cpu(store: &Store, kernels: &mut Cpu, options: &Options) -> Result<Networks<Cpu>> {
-    let runtime = cpu::Runtime::load(&store.runtime_library()?, options.threads)?;
-    let mut admitted = |network, signature: &Signature, golden: &Golden| {
-        let mut engine = runtime.engine(&store.load(network)?, signature)?;
-        golden::admit(kernels, engine.as_mut(), golden)?;
-        Ok::<_, Error>(engine)
-    };
-    let golden = Golden::generator()?;
-    let side = golden.side();
-    let detector = admitted(Network::Detector, &detector::signature(), &Golden::detector())?;
-    let landmarks = admitted(Network::Landmarks, &landmarks::signature(), &Golden::landmarks())?;
-    let embedding = admitted(Network::Embedding, &embedding::signature(), &Golden::embedding())?;
-    let generator = admitted(Network::Generator, &generator::signature(side), &golden)?;
-    Ok(Networks {
-        detector: Detector::new(kernels, detector, options.largest)?,
-        landmarker: Landmarker::new(kernels, landmarks, options.max_faces)?,
-        embedder: Embedder::new(kernels, embedding, options.max_faces)?,
-        generator: Generator::new(kernels, generator, side, options.max_faces)?,
-    })
+    Engines::on_cpu(store, kernels, options.threads)?.networks(kernels, options.max_faces, options.largest)
 }
 
 #[cfg(test)]

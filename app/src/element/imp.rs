@@ -11,7 +11,9 @@ use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
+use engines::Engines;
 use engines::models::{Store, default_dir};
+use kernels::cpu::Cpu;
 
 use super::pixels::{Layout, VideoBuffer};
 use crate::frame::{Anonymized, RawFrame};
@@ -188,6 +190,8 @@ pub struct Persona {
     stream: Mutex<Stream>,
     shared: Arc<Shared>,
     threads: RwLock<Option<Arc<Threads<VideoBuffer>>>>,
+    /// Networks that are shared with other elements; without them the element loads its own.
+    engines: Mutex<Option<Arc<Engines<Cpu>>>>,
 }
 
 /// Locks; what the lock protects is valid at every moment, so that a panic elsewhere does not matter.
@@ -234,13 +238,22 @@ impl Persona {
         self.running().map(|threads| threads.stats().snapshot())
     }
 
+    pub(super) fn set_engines(&self, engines: Arc<Engines<Cpu>>) {
+        *lock(&self.engines) = Some(engines);
+    }
+
     /// Loads the networks and starts the threads.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = lock(&self.settings).clone();
-        let (detect, anonymize) = Store::open(&settings.models)
-            .map_err(networks::Error::from)
-            .and_then(|store| networks::on_cpu(&store, settings.threads as usize, &settings.pipeline))
-            .map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?;
+        let shared = lock(&self.engines).clone();
+        let halves = match shared {
+            Some(engines) => networks::with(&engines, &settings.pipeline),
+            None => Store::open(&settings.models)
+                .map_err(networks::Error::from)
+                .and_then(|store| networks::on_cpu(&store, settings.threads as usize, &settings.pipeline)),
+        };
+        let (detect, anonymize) =
+            halves.map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?;
         let (srcpad, shared) = (self.srcpad.clone(), self.shared.clone());
         let sink = move |frame| shared.pushed(push(&srcpad, &shared, frame));
         let threads = Threads::start(detect, anonymize, &settings.pipeline, sink)
@@ -640,6 +653,7 @@ impl ObjectSubclass for Persona {
             stream: Mutex::default(),
             shared: Arc::default(),
             threads: RwLock::default(),
+            engines: Mutex::default(),
         }
     }
 }

@@ -23,11 +23,15 @@
 mod imp;
 mod pixels;
 
+use std::sync::Arc;
+
+use engines::Engines;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
+use kernels::cpu::Cpu;
 
 pub use imp::{Policy, Scan, View};
 pub use pixels::VideoBuffer;
@@ -40,6 +44,11 @@ glib::wrapper! {
 }
 
 impl Persona {
+    /// Lets the element use these networks, which others use too, rather than load its own; from its next start on.
+    pub fn set_engines(&self, engines: Arc<Engines<Cpu>>) {
+        self.imp().set_engines(engines);
+    }
+
     /// What was done since the element left the READY state; `None` in READY and NULL.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.imp().snapshot()

@@ -13,7 +13,7 @@
 mod signals;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use board::boards::{self, Profile};
 use board::sensors::Sensors;
 use board::watchdog::Watchdog;
-use board::{Board, Cause, Event, Instant, Ladder, Limits, Load, Pulse, Rules, Rung, State, View};
+use board::{Board, Cause, Event, Instant, Ladder, Limits, Load, Press, Pulse, Rules, Rung, State, View};
 use clap::Args;
 use gstreamer::glib::WeakRef;
 use gstreamer::prelude::*;
@@ -86,8 +86,24 @@ pub struct Status {
 struct Shared {
     elements: Mutex<Vec<WeakRef<Persona>>>,
     status: Mutex<Status>,
+    /// What was asked for elsewhere than at the box.
+    requests: Mutex<Vec<Request>>,
+    /// Frames that left without an element: slates.
+    slates: AtomicU64,
     stop: AtomicBool,
 }
+
+/// What can be asked for elsewhere than at the box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A gesture of the button.
+    Press(Press),
+    /// The cause of a fault was removed.
+    Reset,
+}
+
+/// Requests that wait for the next look; more are dropped.
+const REQUESTS: usize = 8;
 
 impl Shared {
     fn elements(&self) -> Vec<Persona> {
@@ -165,6 +181,8 @@ impl Panel {
                 rung: Rung::default(),
                 hottest: None,
             }),
+            requests: Mutex::default(),
+            slates: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
         let now = now();
@@ -199,6 +217,20 @@ impl Panel {
         let status = lock(&self.shared.status);
         element.set_view(status.view);
         lock(&self.shared.elements).push(element.downgrade());
+    }
+
+    /// Asks for something as if at the box, from a page say; it is decided at the next look.
+    pub fn request(&self, request: Request) {
+        let mut requests = lock(&self.shared.requests);
+        if requests.len() < REQUESTS {
+            requests.push(request);
+        }
+    }
+
+    /// Says how many frames have left so far that did not come out of an element. A box whose cameras are all lost
+    /// still works.
+    pub fn set_slates(&self, slates: u64) {
+        self.shared.slates.store(slates, Ordering::Relaxed);
     }
 
     /// What the panel has decided.
@@ -304,6 +336,14 @@ impl<B: Board> Task<B> {
                 }
             }
         }
+        let requests = std::mem::take(&mut *lock(&self.shared.requests));
+        for request in requests {
+            match request {
+                Request::Press(press) => self.panel.event(Event::Press(press), now),
+                Request::Reset if self.fault.is_some() => self.reset(now),
+                Request::Reset => (),
+            }
+        }
         self.panel.advance(now);
         self.hear(now);
         if self
@@ -358,10 +398,9 @@ impl<B: Board> Task<B> {
         } else if self.fault == Some(Cause::Heat) && self.ladder.is_cool(load) {
             self.reset(now);
         }
-        if self
-            .pulse
-            .is_sound(running.map(|vitals| vitals.frames), self.panel.state(), now)
-        {
+        let slates = self.shared.slates.load(Ordering::Relaxed);
+        let frames = running.map(|vitals| vitals.frames.wrapping_add(slates));
+        if self.pulse.is_sound(frames, self.panel.state(), now) {
             notify(&[NotifyState::Watchdog]);
             if let Some(Err(error)) = self.watchdog.as_mut().map(Watchdog::feed) {
                 log::error!("{error}");

@@ -46,7 +46,7 @@ pub(crate) use pictures::rgb;
 pub use report::Report;
 pub(crate) use report::usage;
 pub(crate) use source::{link_video, test_caps};
-pub(crate) use stream::formats;
+pub(crate) use stream::{formats, persona};
 
 use crate::panel;
 use crate::pipeline::{Policy, Settings};

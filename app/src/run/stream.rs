@@ -14,7 +14,7 @@ use super::elements::{self, make};
 use super::encode::{even, file, from_zero, x264};
 use super::output::Partial;
 use super::source::{Tracks, source};
-use super::{Error, Input, Mount, Options, Output, Report, report};
+use super::{Error, Faces, Input, Mount, Options, Output, Report, report};
 use crate::element::Persona;
 use crate::panel::Panel;
 use crate::pipeline::{Snapshot, Stats};
@@ -185,7 +185,7 @@ impl Stream {
     fn build(input: &Input, output: &Output, options: &Options) -> Result<Self, Error> {
         let progress = Arc::new(Progress::default());
         let pipeline = gst::Pipeline::new();
-        let persona = element(input, options)?;
+        let persona = persona(&options.faces, input.is_live())?;
         let sink_pad = pad(&persona, "sink")?;
         let ends = Arc::new(Mutex::new(vec![sink_pad.clone()]));
 
@@ -617,8 +617,7 @@ pub(crate) fn formats() -> gst::Caps {
 }
 
 /// The element with the options as its properties.
-fn element(input: &Input, options: &Options) -> Result<Persona, Error> {
-    let faces = &options.faces;
+pub(crate) fn persona(faces: &Faces, live: bool) -> Result<Persona, Error> {
     let element = make("persona")?;
     element.set_property("models", faces.models());
     element.set_property_from_str("policy", faces.policy.nick());
@@ -628,7 +627,7 @@ fn element(input: &Input, options: &Options) -> Result<Persona, Error> {
     element.set_property("min-face", faces.min_face);
     element.set_property("coast", faces.coast);
     element.set_property("threads", faces.threads);
-    element.set_property("deadline", faces.deadline(input.is_live()));
+    element.set_property("deadline", faces.deadline(live));
     element
         .downcast()
         .map_err(|_| Error::Persona("another plugin has the name persona; remove it".into()))

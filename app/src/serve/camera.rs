@@ -15,10 +15,11 @@ use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
 
-use super::config::{Camera, Networks, Secret, Source, Transport};
+use super::config::{Camera, Secret, Source, Transport};
 use super::output::{Message, Picture};
 use super::status::{Count, Health, Lost};
 use crate::element::Persona;
+use crate::networks::Pool;
 use crate::panel::Panel;
 use crate::run::{Error, formats, link_video, make, test_caps};
 
@@ -35,12 +36,11 @@ const GOOD: Duration = Duration::from_secs(10);
 /// What a camera's thread needs.
 pub(super) struct Supervisor {
     pub(super) camera: Camera,
-    pub(super) networks: Networks,
-    /// Decides what may be shown.
-    pub(super) panel: Option<Arc<Panel>>,
+    pub(super) networks: Arc<Pool>,
     /// Name and password for the camera.
     pub(super) login: Option<(String, Secret)>,
     pub(super) health: Arc<Health>,
+    pub(super) panel: Arc<Panel>,
     pub(super) output: SyncSender<Message>,
     /// Closed when the box stops.
     pub(super) stop: Receiver<()>,
@@ -79,9 +79,7 @@ impl Supervisor {
                 return Some(Lost::Broken);
             }
         };
-        if let Some(panel) = &self.panel {
-            panel.attach(&persona);
-        }
+        self.panel.attach(&persona);
         self.health.set_element(Some(persona.clone()));
         let lost = self.watch(&pipeline, &persona);
         self.health.set_element(None);
@@ -201,8 +199,6 @@ impl Supervisor {
     fn element(&self) -> Result<Persona, Error> {
         let faces = &self.camera.faces;
         let element = make("persona")?;
-        element.set_property("models", &self.networks.folder);
-        element.set_property("threads", self.networks.threads);
         element.set_property_from_str("policy", faces.policy.nick());
         element.set_property_from_str("scan", if faces.thorough { "thorough" } else { "sweep" });
         element.set_property("look-ahead", faces.look_ahead);
@@ -210,9 +206,11 @@ impl Supervisor {
         element.set_property("min-face", faces.min_face as f32);
         element.set_property("coast", faces.coast);
         element.set_property("deadline", faces.deadline);
-        element
+        let persona: Persona = element
             .downcast()
-            .map_err(|_| Error::Persona("another plugin has the name persona; remove it".into()))
+            .map_err(|_| Error::Persona("another plugin has the name persona; remove it".into()))?;
+        persona.set_engines(self.networks.engines()?);
+        Ok(persona)
     }
 
     /// Hands each anonymized frame to the output; a frame for which it has no room is left out.

@@ -151,7 +151,7 @@ impl Metrics {
         )?;
         let viewers = f64::from(site.server.viewers());
         writer.gauge("viewers", "RTSP sessions at this moment", Some(viewers))?;
-        let state = site.privacy().0;
+        let state = site.state();
         let states = [
             ("covering", state == State::Covering),
             ("anonymizing", state == State::Anonymizing),
@@ -368,28 +368,26 @@ impl Metrics {
             .iter()
             .map(|stream| (stream.health.name(), stream.health.totals()))
             .collect();
-        let rows: [(&str, &str, fn(&Totals) -> u64); 4] = [
-            (
-                "frames_anonymized",
-                "Frames that the pipeline finished",
-                |totals| totals.frames,
-            ),
-            ("frames_covered", "Frames covered whole", |totals| {
-                totals.frames_covered
-            }),
-            ("frames_dropped", "Frames that the pipeline dropped", |totals| {
-                totals.dropped
-            }),
-            ("faces_generated", "Faces replaced, once per frame", |totals| {
-                totals.generated
-            }),
-        ];
-        for (name, help, value) in rows {
+        let mut count = |name: &str, help: &str, value: fn(&Totals) -> u64| {
             let samples = totals
                 .iter()
                 .map(|(stream, totals)| ([("stream", *stream)], value(totals)));
-            writer.counters(name, help, samples)?;
-        }
+            writer.counters(name, help, samples)
+        };
+        count(
+            "frames_anonymized",
+            "Frames that the pipeline finished",
+            |totals| totals.frames,
+        )?;
+        count("frames_covered", "Frames covered whole", |totals| {
+            totals.frames_covered
+        })?;
+        count("frames_dropped", "Frames that the pipeline dropped", |totals| {
+            totals.dropped
+        })?;
+        count("faces_generated", "Faces replaced, once per frame", |totals| {
+            totals.generated
+        })?;
         let covered = totals.iter().flat_map(|(stream, totals)| {
             Reason::ALL.map(|reason| {
                 (
@@ -474,6 +472,7 @@ pub(super) fn label(reason: Reason) -> &'static str {
         Reason::Coasting => "coasting",
         Reason::LookAhead => "look_ahead",
         Reason::Late => "late",
+        Reason::Load => "load",
         Reason::Mask => "mask",
         Reason::Network => "network",
         Reason::Policy => "policy",

@@ -29,10 +29,11 @@ use std::time::{Duration, Instant};
 
 use board::sensors::Sensors;
 use clap::Args;
-use engines::models::Store;
 use gst_rtsp_server::gio;
 use gstreamer_rtsp_server as gst_rtsp_server;
 
+use crate::networks::Pool;
+use crate::panel::{self, Panel};
 use crate::rtsp::{Listen, Server};
 use camera::Supervisor;
 use config::{Authentication, Camera, Config, Secret};
@@ -50,6 +51,10 @@ pub struct Options {
     /// Print a configuration to begin with, every key explained
     #[arg(long)]
     pub starter: bool,
+
+    /// The box's front panel
+    #[command(flatten, next_help_heading = "Front panel")]
+    pub panel: panel::Options,
 }
 
 /// Why a box cannot start; one sentence.
@@ -88,6 +93,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The front panel cannot be used.
+    #[error(transparent)]
+    Panel(#[from] panel::Error),
     /// The networks are not there, or not what they should be.
     #[error(transparent)]
     Networks(#[from] crate::networks::Error),
@@ -100,8 +108,13 @@ pub enum Error {
 ///
 /// # Errors
 /// When the box cannot start. Whatever happens later is put right, and told.
-pub fn run(config: &Config, text: &str, interrupted: &AtomicBool) -> Result<(), Error> {
-    let running = Running::start(config, text)?;
+pub fn run(
+    config: &Config,
+    text: &str,
+    panel: &panel::Options,
+    interrupted: &AtomicBool,
+) -> Result<(), Error> {
+    let running = Running::start(config, text, panel)?;
     for stream in &running.site.streams {
         log::info!("{}: {}", stream.health.name(), stream.address);
     }
@@ -131,13 +144,7 @@ struct Stream {
 }
 
 impl Running {
-    fn start(config: &Config, text: &str) -> Result<Self, Error> {
-        let networks = Store::open(&config.networks.folder).map_err(crate::networks::Error::from)?;
-        let usable = networks
-            .verify()
-            .into_iter()
-            .try_for_each(|network| network.state);
-        usable.map_err(crate::networks::Error::from)?;
+    fn start(config: &Config, text: &str, options: &panel::Options) -> Result<Self, Error> {
         // Every password is read before anything is opened.
         let logins = config
             .cameras()
@@ -145,6 +152,10 @@ impl Running {
             .collect::<Result<Vec<_>, _>>()?;
         let operator = config.page.user.as_ref();
         let operator = operator.map(|user| login(user, Secret::LEAST)).transpose()?;
+        let networks = Arc::new(Pool::load(
+            &config.networks.folder,
+            config.networks.threads as usize,
+        )?);
         let server = Server::start(listen(config)?).map_err(|error| Error::Rtsp {
             listen: config.rtsp.listen,
             reason: error.to_string(),
@@ -154,13 +165,28 @@ impl Running {
             .cameras()
             .map(|camera| serve(config, camera, &server, &events, now))
             .collect();
-        let sensors = Sensors::find("/sys".as_ref(), "/proc".as_ref());
-        let site = Arc::new(Site::new(&config.site, served, events, server, sensors, now));
+        let sensors = || Sensors::find("/sys".as_ref(), "/proc".as_ref());
+        // Without a button at the box there is still the page's.
+        let panel = match Panel::open(options)? {
+            Some(panel) => panel,
+            None => Panel::start(board::Sim::default(), sensors(), None)?,
+        };
+        let site = Arc::new(Site::new(
+            &config.site,
+            served,
+            events,
+            server,
+            Arc::new(panel),
+            sensors(),
+            now,
+        ));
         let streams = config
             .cameras()
             .zip(logins)
             .zip(&site.streams)
-            .map(|((camera, login), served)| Stream::start(config, camera, login, served))
+            .map(|((camera, login), served)| {
+                Stream::start(config, camera, login, served, &site.panel, &networks)
+            })
             .collect::<Result<_, _>>()?;
         let settings = page::Settings {
             listen: config.page.listen,
@@ -189,9 +215,8 @@ fn serve(config: &Config, camera: &Camera, server: &Server, events: &Arc<Events>
         "rtsp"
     };
     let host = SocketAddr::new(config.rtsp.listen.ip(), server.port());
-    let (name, policy) = (camera.name.as_str(), camera.faces.policy);
     Served {
-        health: Arc::new(Health::new(name, policy, now, events.clone())),
+        health: Arc::new(Health::new(camera.name.as_str(), now, events.clone())),
         feed: server.mount(&mount),
         address: format!("{scheme}://{host}{mount}"),
         recorded: camera.recording.is_some(),
@@ -233,6 +258,8 @@ impl Stream {
         camera: &Camera,
         login: Option<(String, Secret)>,
         served: &Served,
+        panel: &Arc<Panel>,
+        networks: &Arc<Pool>,
     ) -> Result<Self, Error> {
         let name = camera.name.as_str();
         let (pictures, waiting) = sync_channel(WAITING);
@@ -241,9 +268,10 @@ impl Stream {
         let output = Output::new(&config.site, camera.clone(), health.clone(), served.feed.clone());
         let supervisor = Supervisor {
             camera: camera.clone(),
-            networks: config.networks.clone(),
+            networks: networks.clone(),
             login,
             health,
+            panel: panel.clone(),
             output: pictures,
             stop: stopped,
         };

@@ -12,7 +12,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use board::View;
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
@@ -124,9 +123,6 @@ impl Output {
     }
 
     fn show(&mut self, picture: &Picture, now: Instant) {
-        if self.health.view() == View::Slate {
-            return self.wait_with_slate(now);
-        }
         let (Some(caps), Some(buffer)) = (picture.sample.caps_owned(), picture.sample.buffer_owned()) else {
             return;
         };
@@ -146,7 +142,7 @@ impl Output {
         }
     }
 
-    /// Puts a slate in the place of the picture that has not come or may not be shown; not more often than need be.
+    /// Puts a slate in the place of the picture that has not come, not more often than need be.
     fn wait_with_slate(&mut self, now: Instant) {
         if self.slated.is_some_and(|latest| now < latest + SLATE / 2) {
             return;
@@ -176,12 +172,7 @@ impl Output {
     /// The slate for this moment; drawn only when it says something new.
     fn slate(&mut self, caps: &gst::Caps) -> Option<gst::Buffer> {
         let (lost, since) = self.health.camera();
-        let shuttered = self.health.view() == View::Slate;
-        let reason = if shuttered {
-            "the shutter is closed".to_owned()
-        } else {
-            lost.map_or_else(|| "waiting for the camera".to_owned(), |lost| lost.to_string())
-        };
+        let reason = lost.map_or_else(|| "waiting for the camera".to_owned(), |lost| lost.to_string());
         let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
         let since = gst::glib::DateTime::now_utc()
             .and_then(|now| now.add_seconds(-(seconds as f64)))
@@ -192,11 +183,7 @@ impl Output {
             format!("{}  {}", self.site, self.camera.name),
             "No picture".to_owned(),
             reason,
-            if shuttered {
-                String::new()
-            } else {
-                format!("since {since}")
-            },
+            format!("since {since}"),
         ];
         let info = gst_video::VideoInfo::from_caps(caps).ok()?;
         let says = format!("{caps} {}", lines.join("\n"));

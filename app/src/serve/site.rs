@@ -1,13 +1,15 @@
 //! The box as its page, its metrics and its panel see it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use board::sensors::{Readings, Sensors};
-use board::{Event, Panel, Press, Rules, State, View};
+use board::{Press, State};
 
+use super::status::Count;
 use super::status::{Events, Health, Lost};
+use crate::panel::{Panel, Request};
 use crate::rtsp::{Feed, Server};
 
 /// How old the main loop's last sign of life may be before the box is not healthy.
@@ -28,7 +30,9 @@ pub(super) struct Site {
     pub(super) streams: Vec<Served>,
     pub(super) events: Arc<Events>,
     pub(super) server: Server,
-    panel: Mutex<Panel>,
+    pub(super) panel: Arc<Panel>,
+    /// The privacy state of the latest round.
+    state: Mutex<State>,
     sensors: Sensors,
     started: Instant,
     /// Milliseconds from `started` to the main loop's last round.
@@ -36,12 +40,13 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// A box that has just been switched on: it covers until its networks have proved themselves.
+    /// A box that has just been switched on.
     pub(super) fn new(
         name: &str,
         streams: Vec<Served>,
         events: Arc<Events>,
         server: Server,
+        panel: Arc<Panel>,
         sensors: Sensors,
         now: Instant,
     ) -> Self {
@@ -50,7 +55,8 @@ impl Site {
             streams,
             events,
             server,
-            panel: Mutex::new(Panel::new(Rules::default())),
+            panel,
+            state: Mutex::default(),
             sensors,
             started: now,
             alive: AtomicU64::new(0),
@@ -61,70 +67,35 @@ impl Site {
         now.saturating_duration_since(self.started)
     }
 
-    /// The panel's clock: since the program's start, never a wall clock.
-    fn moment(&self, now: Instant) -> board::Instant {
-        let milliseconds = self.uptime(now).as_millis();
-        board::Instant::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
-    }
-
-    fn panel(&self) -> MutexGuard<'_, Panel> {
-        self.panel.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The privacy state, and what the next frame may look like.
-    pub(super) fn privacy(&self) -> (State, View) {
-        let panel = self.panel();
-        (panel.state(), panel.view())
+    /// The privacy state.
+    pub(super) fn state(&self) -> State {
+        self.panel.status().state
     }
 
     /// One round of the main loop.
     pub(super) fn round(&self, now: Instant) {
         let alive = u64::try_from(self.uptime(now).as_millis()).unwrap_or(u64::MAX);
         self.alive.store(alive, Ordering::Relaxed);
-        let waiting = self.privacy().0 == State::Covering;
-        // An element that is ready to work has admitted its networks by their golden values.
-        if waiting
-            && self
-                .streams
-                .iter()
-                .any(|stream| stream.health.snapshot().is_some())
-        {
-            self.event(Event::Ready, now);
+        let slates = |stream: &Served| stream.health.counted(Count::Slates);
+        self.panel.set_slates(self.streams.iter().map(slates).sum());
+        let state = self.state();
+        let before = std::mem::replace(
+            &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            state,
+        );
+        if before != state {
+            self.events.note("box", state.to_string());
         }
-        self.panel().advance(self.moment(now));
-        self.apply();
     }
 
-    /// A press of the button, wherever the button is.
-    pub(super) fn press(&self, press: Press, now: Instant) {
-        self.event(Event::Press(press), now);
-        self.apply();
+    /// A press of the button that was made elsewhere.
+    pub(super) fn press(&self, press: Press) {
+        self.panel.request(Request::Press(press));
     }
 
     /// Clears a fault; everything is proved anew.
-    pub(super) fn reset(&self, now: Instant) {
-        self.event(Event::Reset, now);
-        self.apply();
-    }
-
-    fn event(&self, event: Event, now: Instant) {
-        let (before, after) = {
-            let mut panel = self.panel();
-            let before = panel.state();
-            panel.event(event, self.moment(now));
-            (before, panel.state())
-        };
-        if before != after {
-            self.events.note("box", format!("{after}"));
-        }
-    }
-
-    /// Lets every stream show what the panel allows.
-    fn apply(&self) {
-        let view = self.privacy().1;
-        for stream in &self.streams {
-            stream.health.show(view);
-        }
+    pub(super) fn reset(&self) {
+        self.panel.request(Request::Reset);
     }
 
     /// Whether the main loop still turns.

@@ -33,7 +33,11 @@ pub(super) fn slate(info: &gst_video::VideoInfo, lines: &[&str]) -> Option<gst::
         size: (width, height),
         scale,
     };
-    let (font, margin) = if height < STEP { (&FONT_6X10, 8) } else { (&FONT_10X20, 24) };
+    let (font, margin) = if height < STEP {
+        (&FONT_6X10, 8)
+    } else {
+        (&FONT_10X20, 24)
+    };
     let step = font.character_size.height as i32 * 7 / 5;
     let style = MonoTextStyle::new(font, Gray8::new(TEXT));
     for (number, line) in lines.iter().enumerate() {

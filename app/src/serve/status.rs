@@ -6,13 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use board::View;
-use gst::prelude::*;
 use gstreamer as gst;
 
 use crate::element::Persona;
 use crate::pipeline::{Reason, Snapshot, Stage};
-use crate::run::PolicyName;
 
 /// Why a camera gives no picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,9 +176,6 @@ pub struct Health {
     latest: AtomicU64,
     camera: Mutex<(Option<Lost>, Instant)>,
     element: Mutex<(Option<Persona>, Totals)>,
-    /// The policy that the configuration asks for.
-    policy: PolicyName,
-    view: Mutex<View>,
     /// The latest frame that went to the encoder, kept only while somebody looks at the page.
     preview: Mutex<Option<gst::Sample>>,
     /// Milliseconds from `started` until which somebody looks.
@@ -201,7 +195,7 @@ impl Health {
     /// How long frames are kept for the page after it last asked for one.
     const LOOK: Duration = Duration::from_secs(5);
 
-    pub(super) fn new(name: &str, policy: PolicyName, now: Instant, events: Arc<Events>) -> Self {
+    pub(super) fn new(name: &str, now: Instant, events: Arc<Events>) -> Self {
         Self {
             name: name.into(),
             started: now,
@@ -209,8 +203,6 @@ impl Health {
             latest: AtomicU64::new(0),
             camera: Mutex::new((Some(Lost::Connecting), now)),
             element: Mutex::default(),
-            policy,
-            view: Mutex::new(View::Covered),
             preview: Mutex::default(),
             watched: AtomicU64::new(0),
             size: AtomicU64::new(0),
@@ -287,34 +279,7 @@ impl Health {
         if let Some(before) = before {
             held.1.add(&before);
         }
-        if let Some(element) = &element {
-            self.apply(element, self.view());
-        }
         held.0 = element;
-    }
-
-    /// What the panel allows the next frames to look like.
-    pub fn view(&self) -> View {
-        *lock(&self.view)
-    }
-
-    /// Lets the stream show no more than `view`.
-    pub(super) fn show(&self, view: View) {
-        if std::mem::replace(&mut *lock(&self.view), view) == view {
-            return;
-        }
-        if let Some(element) = &lock(&self.element).0 {
-            self.apply(element, view);
-        }
-    }
-
-    fn apply(&self, element: &Persona, view: View) {
-        let policy = match view {
-            // A served stream never shows the camera's own picture.
-            View::Anonymized | View::Raw => self.policy,
-            View::Covered | View::Slate => PolicyName::Shutter,
-        };
-        element.set_property_from_str("policy", policy.nick());
     }
 
     /// Somebody looks at the stream on the page; its frames are kept for a moment.
@@ -438,7 +403,7 @@ mod tests {
     fn a_loss_is_counted_once_and_begins_with_its_first_reason() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let health = Health::new("hall", PolicyName::Anonymize, start, Arc::default());
+        let health = Health::new("hall", start, Arc::default());
         assert_eq!(health.silence(at(1)), None);
         health.set_camera(None, at(1));
         health.picture(at(1));

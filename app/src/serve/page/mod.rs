@@ -437,12 +437,12 @@ async fn press(State(page): State<Arc<Page>>, Json(pressed): Json<Pressed>) -> S
         PressName::Short => Press::Short,
         PressName::Double => Press::Double,
     };
-    page.site.press(press, Instant::now());
+    page.site.press(press);
     StatusCode::NO_CONTENT
 }
 
 async fn reset(State(page): State<Arc<Page>>) -> StatusCode {
-    page.site.reset(Instant::now());
+    page.site.reset();
     StatusCode::NO_CONTENT
 }
 
@@ -458,8 +458,7 @@ async fn support(State(page): State<Arc<Page>>) -> impl IntoResponse {
 
 /// The box for the page's script.
 fn describe(site: &Site, now: Instant) -> Value {
-    let (state, _) = site.privacy();
-    let readings = site.readings();
+    let (state, readings) = (site.state(), site.readings());
     let events: Vec<_> = site
         .events
         .latest()
