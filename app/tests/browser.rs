@@ -4,7 +4,7 @@
 mod boxed;
 mod clip;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -71,11 +71,24 @@ impl Browser {
             body.len()
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
-        let mut answer: Value = serde_json::from_str(body).expect("WebDriver speaks JSON");
+        // The driver keeps the connection whatever it is asked.
+        let (mut reader, mut head, mut length) = (BufReader::new(stream), String::new(), 0);
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = text.trim().parse().expect("a length");
+            }
+            head.push_str(&line);
+        }
+        let mut answer = vec![0; length];
+        reader.read_exact(&mut answer).unwrap();
+        let body = String::from_utf8(answer).expect("WebDriver speaks UTF-8");
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {head}{body}");
+        let mut answer: Value = serde_json::from_str(&body).expect("WebDriver speaks JSON");
         answer["value"].take()
     }
 

@@ -24,6 +24,8 @@ pub struct Options {
 
 /// How many random cases each property gets with `--long`.
 const LONG_CASES: &str = "4096";
+/// How many faults are injected with `--long`; ordinarily 2,000.
+const LONG_FAULTS: &str = "100000";
 
 /// Sets up and runs every check. All of them run, whatever becomes of the others.
 ///
@@ -63,6 +65,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         test.args(["test", "--workspace", "--no-fail-fast"]);
         if options.long {
             test.env("PROPTEST_CASES", LONG_CASES);
+            test.env("PERSONA_FAULTS", LONG_FAULTS);
         }
         steps::run(&mut test)
     });
