@@ -40,7 +40,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     all.step("lints", || {
         steps::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
-    all.step("lints of the CUDA place", || {
+    all.step("lints and documentation of the CUDA place", || {
         let mut clippy = cargo();
         clippy.args([
             "clippy",
@@ -51,7 +51,10 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             "--all-targets",
         ]);
         clippy.args(["--features", "kernels/cuda,app/cuda"]);
-        steps::run(clippy.args(["--", "-D", "warnings"]))
+        steps::run(clippy.args(["--", "-D", "warnings"]))?;
+        let mut doc = cargo();
+        doc.args(["doc", "--package", "kernels", "--features", "cuda", "--no-deps"]);
+        steps::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     });
     all.step("PTX is current", || ptx::run(root, &ptx::Options { check: true }));
     // The tests need the networks and the clips; the program that fetches the networks is the one under test.

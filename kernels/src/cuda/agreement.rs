@@ -84,6 +84,13 @@ impl Random {
     }
 }
 
+/// What a place answered: whether it did each kernel, and the frame's checksums before and after.
+#[derive(Debug, Default)]
+struct Said {
+    done: [bool; 4],
+    sums: [u64; 2],
+}
+
 /// A frame and what is done to it.
 #[derive(Debug)]
 struct Case {
@@ -185,27 +192,9 @@ impl Case {
         }
     }
 
-    fn compare(mut self, cuda: &mut Cuda, cpu: &mut Cpu, agreement: &mut Agreement) -> Result<()> {
-        let count = self.placements.len();
-        let aligns: Vec<_> = self.placements.iter().map(|placement| placement.align).collect();
-        let (side, [width, height]) = (self.side, self.scaled.1);
-        let square = side * side;
-        let (image, colors) = ([1, 3, height, width], [count.max(1), 3, side, side]);
-        let opacity = [count.max(1), 1, side, side];
-        let here_scaled = &mut cuda.tensor_of(self.precision, image)?;
-        let here_crops = &mut cuda.tensor_of(self.precision, colors)?;
-        let here_faces = &mut cuda.tensor_of(self.precision, colors)?;
-        let here_masks = &mut cuda.tensor_of(self.precision, opacity)?;
-        let (scaled, crops) = (&mut cpu.tensor(image)?, &mut cpu.tensor(colors)?);
-        let (faces, masks) = (&mut cpu.tensor(colors)?, &mut cpu.tensor(opacity)?);
-        for entry in 0..count {
-            let face = &self.faces[3 * square * entry..][..3 * square];
-            let mask = &self.masks[square * entry..][..square];
-            cuda.write(here_faces, entry, face)?;
-            cuda.write(here_masks, entry, mask)?;
-            cpu.write(faces, entry, face)?;
-            cpu.write(masks, entry, mask)?;
-        }
+    fn compare(self, cuda: &mut Cuda, cpu: &mut Cpu, agreement: &mut Agreement) -> Result<()> {
+        let mut here = self.tensors(|shape| cuda.tensor_of(self.precision, shape))?;
+        let mut there = self.tensors(|shape| cpu.tensor(shape))?;
 
         let mut memory = Picture::new(cuda.device(), self.bytes.len())?;
         memory.bytes_mut().copy_from_slice(&self.bytes);
@@ -221,61 +210,86 @@ impl Case {
                 v: rows(2),
             },
         };
-        let (region, values, summed) = (self.scaled.0, self.values, self.summed);
-        let (placements, regions) = (&self.placements, &self.regions);
-        let [here_outcomes, here_sums] = memory.with_frame(self.size, self.color, format, |frame| {
-            let before = if summed { cuda.checksum(frame)? } else { 0 };
-            let outcomes = [
-                cuda.resize(frame, region, values, here_scaled, 0),
-                cuda.warp(frame, &aligns, values, here_crops),
-                cuda.blend(frame, placements, here_faces, here_masks),
-                cuda.cover(frame, regions),
-            ]
-            .map(|outcome| u64::from(outcome.is_ok()));
-            let after = if summed { cuda.checksum(frame)? } else { 0 };
-            cuda.finish()?;
-            Ok::<_, Error>([outcomes, [before, after, 0, 0]])
+        let said_here = memory.with_frame(self.size, self.color, format, |frame| {
+            self.ask(cuda, frame, &mut here)
         })??;
-        let mut bytes = std::mem::take(&mut self.bytes);
-        let (there_outcomes, there_sum) = {
-            let mut frame = self.frame(&mut bytes)?;
-            let before = if summed { cpu.checksum(&frame)? } else { 0 };
-            let outcomes = [
-                cpu.resize(&frame, region, values, scaled, 0),
-                cpu.warp(&frame, &aligns, values, crops),
-                cpu.blend(&mut frame, placements, faces, masks),
-                cpu.cover(&mut frame, regions),
-            ]
-            .map(|outcome| u64::from(outcome.is_ok()));
-            (outcomes, before)
-        };
-        if here_outcomes != there_outcomes {
+        let mut bytes = self.bytes.clone();
+        let said_there = self.ask(cpu, &mut self.frame(&mut bytes)?, &mut there)?;
+
+        if said_here.done != said_there.done {
+            let (here, there) = (said_here.done, said_there.done);
             return Err(wrong(
                 "refusing",
-                format!("{here_outcomes:?} of resize, warp, blend, cover; the CPU {there_outcomes:?}"),
+                format!("{here:?} of resize, warp, blend, cover; the CPU {there:?}"),
             ));
         }
-        // The sum before is of the same bytes; that after is compared with what the CPU finds in the GPU's bytes.
-        let mut own = memory.bytes().to_vec();
-        let own_sum = match self.frame(&mut own)? {
-            frame if summed => cpu.checksum(&frame)?,
-            _ => 0,
-        };
-        if [here_sums[0], here_sums[1]] != [there_sum, own_sum] {
-            return Err(wrong(
-                "checksum",
-                format!("{here_sums:?}; the CPU {there_sum} and {own_sum}"),
-            ));
+        for (entry, kernel) in ["resize", "warp"].into_iter().enumerate() {
+            if said_here.done[entry] {
+                agreement.tensor(
+                    kernel,
+                    cuda.read(&mut here[entry])?,
+                    there[entry].data(),
+                    self.values,
+                )?;
+            }
         }
-        if here_outcomes[0] == 1 {
-            agreement.tensor("resize", cuda.read(here_scaled)?, scaled.data(), values)?;
-        }
-        if here_outcomes[1] == 1 && count > 0 {
-            agreement.tensor("warp", cuda.read(here_crops)?, crops.data(), values)?;
-        }
+        let before = agreement.different;
         agreement.frame(memory.bytes(), &bytes)?;
-        agreement.faces += count as u64;
+        let same = [true, agreement.different == before];
+        for (i, same) in same.into_iter().enumerate() {
+            let (here, there) = (said_here.sums[i], said_there.sums[i]);
+            if self.summed && same != (here == there) {
+                return Err(wrong("checksum", format!("{here}; the CPU {there}")));
+            }
+        }
+        agreement.faces += self.placements.len() as u64;
         Ok(())
+    }
+
+    /// A place's tensors: the scaled picture, crops, faces and masks.
+    fn tensors<T>(&self, tensor: impl FnMut([usize; 4]) -> Result<T>) -> Result<[T; 4]> {
+        let (entries, side, [width, height]) = (self.placements.len().max(1), self.side, self.scaled.1);
+        let shapes = [
+            [1, 3, height, width],
+            [entries, 3, side, side],
+            [entries, 3, side, side],
+            [entries, 1, side, side],
+        ];
+        let tensors = shapes.into_iter().map(tensor).collect::<Result<Vec<T>>>()?;
+        tensors
+            .try_into()
+            .map_err(|_| wrong("making tensors", "there are four".into()))
+    }
+
+    /// Asks a place for everything.
+    fn ask<K: Kernels>(
+        &self,
+        kernels: &mut K,
+        frame: &mut K::Frame<'_>,
+        [scaled, crops, faces, masks]: &mut [K::Tensor; 4],
+    ) -> Result<Said> {
+        let square = self.side * self.side;
+        for entry in 0..self.placements.len() {
+            kernels.write(faces, entry, &self.faces[3 * square * entry..][..3 * square])?;
+            kernels.write(masks, entry, &self.masks[square * entry..][..square])?;
+        }
+        let aligns: Vec<_> = self.placements.iter().map(|placement| placement.align).collect();
+        let mut said = Said::default();
+        if self.summed {
+            said.sums[0] = kernels.checksum(frame)?;
+        }
+        said.done = [
+            kernels.resize(frame, self.scaled.0, self.values, scaled, 0),
+            kernels.warp(frame, &aligns, self.values, crops),
+            kernels.blend(frame, &self.placements, faces, masks),
+            kernels.cover(frame, &self.regions),
+        ]
+        .map(|outcome| outcome.is_ok());
+        if self.summed {
+            said.sums[1] = kernels.checksum(frame)?;
+        }
+        kernels.finish()?;
+        Ok(said)
     }
 
     /// The case's frame over these bytes.
