@@ -14,6 +14,8 @@ use crate::element::Persona;
 
 /// Length of a fragment of MP4 in milliseconds: what a loss of power can cost.
 const FRAGMENT: u32 = 1000;
+/// Bit rate in kbit/s that constant quality may take for a while.
+const CEILING: u32 = 50_000;
 
 /// Leaves out the last column and row of odd sizes, which H.264 in 4:2:0 cannot hold.
 pub(super) fn even(persona: &Persona) -> Result<gst::Element, Error> {
@@ -152,6 +154,8 @@ pub(crate) fn x264(encoding: &Encoding, live: bool) -> Result<gst::Element, Erro
         None => {
             encoder.set_property_from_str("pass", "qual");
             encoder.set_property("quantizer", encoding.quality);
+            // x264enc holds constant quality, too, to its bit rate: 2,048 by default, too little for 1080p.
+            encoder.set_property("bitrate", CEILING);
         }
     }
     Ok(encoder)
@@ -169,7 +173,7 @@ fn vp8(encoding: &Encoding) -> Result<gst::Element, Error> {
         None => {
             encoder.set_property_from_str("end-usage", "cq");
             encoder.set_property("cq-level", (encoding.quality * 63 / 51) as i32);
-            encoder.set_property("target-bitrate", 50_000_000_i32);
+            encoder.set_property("target-bitrate", (CEILING * 1000) as i32);
         }
     }
     Ok(encoder)

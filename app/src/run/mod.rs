@@ -216,7 +216,7 @@ pub struct Encoding {
     pub preset: Preset,
 
     /// Constant quality of H.264, 0 (best) to 51 (smallest)
-    #[arg(long, value_name = "CRF", default_value_t = 21, value_parser = clap::value_parser!(u32).range(0..=51))]
+    #[arg(long, value_name = "CRF", default_value_t = 23, value_parser = clap::value_parser!(u32).range(0..=51))]
     pub quality: u32,
 
     /// Bit rate instead of constant quality
