@@ -74,6 +74,11 @@ fn cuda_agrees_on_random_frames() {
     let agreement = agreement::compare(&mut cuda, 0..cases).unwrap();
     println!("{agreement:?}");
     assert_eq!(agreement.cases, cases);
-    // Not a single byte, as long as the kernels do the same operations in the same order.
-    assert_eq!((agreement.different, agreement.faces > cases), (0, true));
+    assert!(agreement.faces > cases);
+    // `compare` allows 1 code value. The same operations in the same order give the same byte, except where the CPU left
+    // out an edge that is nearly 1 feather away: more than one byte in a million is something else.
+    assert!(
+        agreement.different * 1_000_000 <= agreement.bytes,
+        "{agreement:?}"
+    );
 }
