@@ -10,6 +10,7 @@ pub mod models;
 pub mod networks;
 pub mod panel;
 pub mod pipeline;
+pub mod quantize;
 mod rtsp;
 pub mod run;
 pub mod serve;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use engines::models::default_dir;
 use gstreamer as gst;
 use persona::serve::config::Config;
-use persona::{bench, check, element, models, run, serve, sheet, update};
+use persona::{bench, check, element, models, quantize, run, serve, sheet, update};
 
 /// The stream failed in the middle, or something needed is missing.
 const FAILED: u8 = 1;
@@ -69,6 +69,12 @@ enum Command {
     Bench(bench::Options),
     /// Update the program of a box: two slots, signed packages, and a way back
     Update(update::Options),
+    /// Write the networks as FP16 and INT8, and measure what that costs in accuracy
+    #[command(after_help = "Examples:\n  \
+        persona quantize --onnx plans\n  \
+        persona quantize --measure clips\n  \
+        persona quantize --calibrate pictures --measure clips --recipes engines/models/int8")]
+    Quantize(quantize::Options),
     /// Make a contact sheet: frames of one video above the same frames of another one
     Sheet(sheet::Options),
 }
@@ -176,6 +182,10 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             } else {
                 print!("{bench}");
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Quantize(options) => {
+            quantize::run(&options)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Sheet(options) => {

@@ -45,14 +45,24 @@ const GAP: u32 = 4;
 /// # Errors
 /// When a video cannot be read or the sheet not be written.
 pub fn run(options: &Options) -> Result<(), Error> {
-    let rows = [&options.input, &options.output]
-        .map(|path| Video::open(path).and_then(|video| video.frames(options.frames, options.width)));
+    let rows = [&options.input, &options.output].map(|path| {
+        let video = Video::open(path)?;
+        let frames = video.frames(options.frames)?;
+        frames
+            .map(|frame| Ok(scaled(&frame?, options.width)))
+            .collect::<Result<Vec<_>, Error>>()
+    });
     let [above, below] = rows;
     let sheet = arrange(&[above?, below?]);
     sheet.save(&options.to).map_err(|error| Error::Picture {
         path: options.to.clone(),
         reason: format!("cannot be written: {error}"),
     })
+}
+
+fn scaled(picture: &RgbImage, width: u32) -> RgbImage {
+    let height = (picture.height() * width).div_ceil(picture.width().max(1)).max(1);
+    imageops::resize(picture, width, height, imageops::FilterType::Triangle)
 }
 
 /// Rows of pictures on white.
@@ -84,14 +94,14 @@ fn arrange(rows: &[Vec<RgbImage>]) -> RgbImage {
 }
 
 /// A video whose frames can be asked for by time.
-struct Video {
+pub(crate) struct Video {
     path: PathBuf,
     pipeline: gst::Pipeline,
     sink: gst_app::AppSink,
 }
 
 impl Video {
-    fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let cannot = |reason: String| Error::Picture {
             path: path.to_owned(),
             reason,
@@ -146,13 +156,16 @@ impl Video {
             .map_err(|_| self.cannot("this is no video that can be decoded"))
     }
 
-    /// `count` frames at the middles of equal parts of the video, scaled to `width`.
-    fn frames(&self, count: u32, width: u32) -> Result<Vec<RgbImage>, Error> {
+    /// `count` frames at the middles of equal parts of the video.
+    pub(crate) fn frames(
+        &self,
+        count: u32,
+    ) -> Result<impl Iterator<Item = Result<RgbImage, Error>> + use<'_>, Error> {
         let duration = self
             .pipeline
             .query_duration::<gst::ClockTime>()
             .ok_or_else(|| self.cannot("its length is not known"))?;
-        let at = |index: u32| {
+        Ok((0..count).map(move |index| {
             let time = duration * u64::from(2 * index + 1) / u64::from(2 * count);
             self.pipeline
                 .seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE, time)
@@ -161,16 +174,8 @@ impl Video {
                 .sink
                 .try_pull_preroll(PATIENCE)
                 .ok_or_else(|| self.cannot("a frame is missing"))?;
-            let picture = picture(&sample).ok_or_else(|| self.cannot("a frame cannot be read"))?;
-            let height = (picture.height() * width).div_ceil(picture.width().max(1)).max(1);
-            Ok(imageops::resize(
-                &picture,
-                width,
-                height,
-                imageops::FilterType::Triangle,
-            ))
-        };
-        (0..count).map(at).collect()
+            picture(&sample).ok_or_else(|| self.cannot("a frame cannot be read"))
+        }))
     }
 }
 

@@ -68,8 +68,17 @@ impl Runtime {
     /// # Errors
     /// [`Error::Runtime`] when ONNX Runtime refuses it, [`Error::Signature`] when names, types or shapes differ.
     pub fn engine(&self, onnx: &[u8], expected: &Signature) -> Result<Box<dyn Engine<Cpu>>> {
+        self.load_engine(onnx, expected, GraphOptimizationLevel::All)
+    }
+
+    fn load_engine(
+        &self,
+        onnx: &[u8],
+        expected: &Signature,
+        level: GraphOptimizationLevel,
+    ) -> Result<Box<dyn Engine<Cpu>>> {
         let failed = |error: ort::Error| runtime_error(expected, &error);
-        let session = self.session(onnx).map_err(failed)?;
+        let session = self.session(onnx, level).map_err(failed)?;
         compare(expected, "input", &expected.inputs, session.inputs())?;
         compare(expected, "output", &expected.outputs, session.outputs())?;
         Ok(Box::new(Network {
@@ -79,15 +88,77 @@ impl Runtime {
         }))
     }
 
-    fn session(&self, onnx: &[u8]) -> ort::Result<Session> {
+    /// Loads a network as it is written, without the optimizations that would compute QuantizeLinear and
+    /// DequantizeLinear in integers: those saturate on processors without VNNI, which TensorRT does not.
+    ///
+    /// # Errors
+    /// As [`Self::engine`].
+    pub fn exact_engine(&self, onnx: &[u8], expected: &Signature) -> Result<Box<dyn Engine<Cpu>>> {
+        self.load_engine(onnx, expected, GraphOptimizationLevel::Disable)
+    }
+
+    /// Loads a network, as it is written, of which any number of outputs is looked at.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when ONNX Runtime refuses it.
+    pub fn probe(&self, onnx: &[u8], network: &str) -> Result<Probe> {
+        let session = self
+            .session(onnx, GraphOptimizationLevel::Disable)
+            .map_err(|error| Error::Runtime {
+                network: network.into(),
+                reason: error.to_string(),
+            })?;
+        Ok(Probe {
+            network: network.into(),
+            session,
+        })
+    }
+
+    fn session(&self, onnx: &[u8], level: GraphOptimizationLevel) -> ort::Result<Session> {
         Session::builder(&self.environment)?
             .with_intra_threads(self.threads)?
             // Spinning threads would take the cores from decoder, encoder and the other networks.
             .with_intra_op_spinning(false)?
             // Shapes vary, and a plan per shape costs memory: 1280x736 takes 165 MB without it, 200 MB with it.
             .with_memory_pattern(false)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_optimization_level(level)?
             .commit_from_memory(onnx)
+    }
+}
+
+/// A network whose values are looked at, rather than used: calibration reads what goes on inside.
+pub struct Probe {
+    network: String,
+    session: Session,
+}
+
+impl Probe {
+    /// Runs the network on one value per input, each a shape and as many numbers, and gives every output to `look`: its
+    /// index, its shape, its numbers.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when a shape is not the network's or it has an output that is no `f32`.
+    pub fn run(
+        &mut self,
+        inputs: &[(Vec<usize>, Vec<f32>)],
+        mut look: impl FnMut(usize, &[i64], &[f32]),
+    ) -> Result<()> {
+        let mut run = || -> ort::Result<()> {
+            let mut values: Vec<SessionInputValue<'static>> = Vec::with_capacity(inputs.len());
+            for input in inputs {
+                values.push(ort::value::Tensor::from_array(input.clone())?.into());
+            }
+            let outputs = self.session.run(values.as_slice())?;
+            for (index, output) in outputs.values().enumerate() {
+                let (shape, numbers) = output.try_extract_tensor::<f32>()?;
+                look(index, shape, numbers);
+            }
+            Ok(())
+        };
+        run().map_err(|error| Error::Runtime {
+            network: self.network.clone(),
+            reason: error.to_string(),
+        })
     }
 }
 

@@ -149,22 +149,39 @@ impl<K: Kernels> Detector<K> {
         }
         self.engine.run(&[&tensors.input], &mut tensors.maps)?;
         let [heat, log_size, offset, points] = &mut tensors.maps;
-        let maps = Maps {
-            columns: size.width / STRIDE,
-            heat: kernels.read(heat)?,
-            log_size: kernels.read(log_size)?,
-            offset: kernels.read(offset)?,
-            points: kernels.read(points)?,
-        };
-        maps.check(size)?;
-        let earlier = found.len();
-        if let Err(error) = maps.decode(region, size, threshold, found) {
-            found.truncate(earlier);
-            return Err(error);
-        }
-        suppress_from(found, earlier, SAME_FACE_IOU);
-        Ok(())
+        let maps = [
+            kernels.read(heat)?,
+            kernels.read(log_size)?,
+            kernels.read(offset)?,
+            kernels.read(points)?,
+        ];
+        decode(maps, region, size, threshold, found)
     }
+}
+
+/// What [`Detector::detect`] makes of the network's four outputs for an input of `size`.
+pub(crate) fn decode(
+    [heat, log_size, offset, points]: [&[f32]; 4],
+    region: Rect,
+    size: InputSize,
+    threshold: f32,
+    found: &mut Vec<Detection>,
+) -> Result<()> {
+    let maps = Maps {
+        columns: size.width / STRIDE,
+        heat,
+        log_size,
+        offset,
+        points,
+    };
+    maps.check(size)?;
+    let earlier = found.len();
+    if let Err(error) = maps.decode(region, size, threshold, found) {
+        found.truncate(earlier);
+        return Err(error);
+    }
+    suppress_from(found, earlier, SAME_FACE_IOU);
+    Ok(())
 }
 
 fn check_size(size: InputSize, largest: Option<InputSize>) -> Result<()> {

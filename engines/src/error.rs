@@ -191,6 +191,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A network cannot be written in another precision.
+    #[error("{network}: cannot be quantized: {reason}")]
+    Quantize {
+        /// The network's name.
+        network: String,
+        /// Why not, and what to do about it.
+        reason: String,
+    },
+
     /// A pinned list (models.toml or golden values) is malformed.
     #[error("{file}: {reason}")]
     Manifest {

@@ -8,7 +8,7 @@ const NETWORK: &str = "landmarks";
 /// Side of the input in pixels.
 const SIDE: usize = 112;
 /// The crop's side over the larger side of the face's box: what the agreement in docs/networks.md was measured with.
-const CROP: f32 = 1.1;
+pub(crate) const CROP: f32 = 1.1;
 
 /// What the ONNX file must look like: RGB in [`Values::Byte`] in; 68 points as `x, y` in crop fractions out.
 pub fn signature() -> Signature {

@@ -34,6 +34,7 @@
 //! * [`onnx`]: reading, writing and converting ONNX. No network of others is run in a form that this program has not
 //!   proven equal to its original.
 //! * [`golden`]: every network is run on a known input when it is loaded; one that gives other numbers is refused.
+//! * [`quantize`]: the same networks as typed FP16 and as INT8 with explicit quantization, for TensorRT.
 //! * [`Engine`]: one loaded network on one place where pixels live. [`cpu`] runs it in ONNX Runtime, `trt` in TensorRT
 //!   (feature `tensorrt`).
 //! * [`Detector`], [`Landmarker`], [`Embedder`], [`Generator`]: what goes in and what the numbers mean. Generic over
@@ -57,6 +58,7 @@ pub mod golden;
 pub mod landmarks;
 pub mod models;
 pub mod onnx;
+pub mod quantize;
 mod shared;
 mod signature;
 #[cfg(feature = "tensorrt")]

@@ -93,7 +93,7 @@ pub(super) fn is_rtsp(text: &str) -> bool {
 }
 
 /// Whether the name ends like a picture's.
-pub(super) fn is_picture(path: &Path) -> bool {
+pub(crate) fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     ["png", "jpg", "jpeg"]
         .iter()

@@ -161,7 +161,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// The picture upright, without transparency (what lies under it is not shown, but would be in the file) and without
 /// anything else that the file says.
-fn read(path: &Path) -> Result<RgbImage, Error> {
+pub(crate) fn read(path: &Path) -> Result<RgbImage, Error> {
     let refuse = |reason: String| Error::Picture {
         path: path.to_owned(),
         reason,
@@ -230,16 +230,23 @@ impl Formats {
     }
 
     fn raw(&self, picture: RgbImage) -> Result<RawFrame<VideoBuffer>, gst::glib::BoolError> {
-        let buffer = convert(&rows(&picture, &self.rgb)?, &self.rgb, &self.i420)?;
-        let pixels = VideoBuffer::of(buffer, &self.i420)
-            .ok_or_else(|| gst::glib::bool_error!("the picture is not I420"))?;
-        Ok(RawFrame::new(pixels, Duration::ZERO))
+        Ok(RawFrame::new(self.pixels(&picture)?, Duration::ZERO))
+    }
+
+    fn pixels(&self, picture: &RgbImage) -> Result<VideoBuffer, gst::glib::BoolError> {
+        let buffer = convert(&rows(picture, &self.rgb)?, &self.rgb, &self.i420)?;
+        VideoBuffer::of(buffer, &self.i420).ok_or_else(|| gst::glib::bool_error!("the picture is not I420"))
     }
 
     fn picture(&self, frame: Anonymized<VideoBuffer>) -> Result<RgbImage, gst::glib::BoolError> {
         let buffer = convert(&frame.into_buffer().into_buffer(), &self.i420, &self.rgb)?;
         rgb(&buffer, &self.rgb).ok_or_else(|| gst::glib::bool_error!("the converted picture cannot be read"))
     }
+}
+
+/// The picture as the kernels take it: I420.
+pub(crate) fn pixels(picture: &RgbImage) -> Result<VideoBuffer, gst::glib::BoolError> {
+    Formats::of(picture.width(), picture.height())?.pixels(picture)
 }
 
 /// The picture in an RGB buffer, without the padding at the ends of its rows.

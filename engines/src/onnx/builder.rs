@@ -6,9 +6,9 @@ use super::proto::{
 };
 
 /// The operator set that every network is written in.
-const OPSET: i64 = 13;
+pub(crate) const OPSET: i64 = 13;
 /// The file format version that belongs to it.
-const IR_VERSION: i64 = 8;
+pub(crate) const IR_VERSION: i64 = 8;
 
 /// The name of a value in a graph that is being written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -155,8 +155,12 @@ pub enum DataType {
     Undefined = 0,
     /// 32-bit floating point.
     Float = 1,
+    /// 8-bit signed integer.
+    Int8 = 3,
     /// 64-bit signed integer.
     Int64 = 7,
+    /// 16-bit floating point (IEEE 754 binary16).
+    Float16 = 10,
 }
 
 /// `ValueInfoProto`.

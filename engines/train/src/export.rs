@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use engines::cpu::Runtime;
 use engines::golden::record_generator;
+use engines::models::Network;
 use engines::onnx::generator::{Sizes, Weights, generator as graph};
-use engines::onnx::proto::{Attribute, AttributeType, DataType, Model, Node};
+use engines::quantize::accuracy::{Accuracy, Samples};
+use engines::quantize::{Sample, best_recipe, fp16, int8};
 use engines::{Engine, generator::signature};
+use indicatif::ProgressBar;
 use kernels::Kernels;
 use kernels::cpu::Cpu;
-use prost::Message;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
+use crate::data::Faces;
 use crate::network::{Generator, Size};
 use crate::preset::Preset;
 
@@ -33,6 +36,9 @@ pub struct Options {
     /// Name of the files
     #[arg(long, default_value = "edge128")]
     pub name: String,
+    /// Prepared faces to calibrate the INT8 form on; without them, none is written
+    #[arg(long)]
+    pub calibrate: Option<PathBuf>,
     /// Where the weights come from, in words, for the golden file: data, steps, samples, what they reached
     #[arg(long)]
     pub provenance: String,
@@ -45,8 +51,8 @@ pub struct Options {
 const PREFIX: &str = "generator.";
 /// Largest difference of the ONNX files from the trainer's own arithmetic, outputs from -1 to 1: FP32 and FP16.
 const TOLERANCES: [f64; 2] = [1e-3, 3e-2];
-/// `TensorProto.DataType.FLOAT16`.
-const FLOAT16: i32 = 10;
+/// Faces that the INT8 form is calibrated on.
+const CALIBRATION_FACES: usize = 200;
 
 /// The generator of a weights file, by names without prefix; of a checkpoint, the averaged one.
 fn generator(path: &Path) -> Result<Vec<(String, Tensor)>> {
@@ -83,7 +89,8 @@ pub fn bare(path: &Path) -> Result<Vec<u8>> {
 /// Writes `NAME.safetensors` (FP16) and `NAME.toml` (golden values), which the product embeds, and `NAME.onnx`
 /// (opset 13, FP32) and `NAME.fp16.onnx` (computing in FP16, inputs and outputs FP32). Both ONNX files are run
 /// through the product's CPU engine and compared with the trainer's own arithmetic before anything is said to be
-/// good.
+/// good. With faces to calibrate on, also `NAME.int8.onnx` (QuantizeLinear and DequantizeLinear) and `NAME.int8.toml`,
+/// the recipe that the product embeds, provided that the result is as near to FP32 as the product wants it.
 ///
 /// # Errors
 /// When a file cannot be read or written, the weights are not the preset's, or a file computes something else.
@@ -108,7 +115,7 @@ pub fn export(options: &Options) -> Result<()> {
 
     let store = crate::fit::store(options.models.as_deref())?;
     let runtime = Runtime::load(&store.runtime_library()?, 1)?;
-    let files = [("onnx", single.clone()), ("fp16.onnx", in_half(&single)?)];
+    let files = [("onnx", single.clone()), ("fp16.onnx", fp16(&single)?)];
     for ((ending, onnx), tolerance) in files.iter().zip(TOLERANCES) {
         let mut engine = runtime.engine(onnx, &signature(side))?;
         let difference = run(engine.as_mut(), &size)?
@@ -128,7 +135,53 @@ pub fn export(options: &Options) -> Result<()> {
     }
     let mut engine = runtime.engine(&single, &signature(side))?;
     let golden = record_generator(&mut Cpu::default(), engine.as_mut(), side, &options.provenance)?;
-    write("toml", golden.as_bytes())
+    write("toml", golden.as_bytes())?;
+    let Some(calibrate) = &options.calibrate else {
+        return Ok(());
+    };
+    let samples = Samples {
+        inputs: samples(&Faces::read(calibrate)?)?,
+        ..Samples::default()
+    };
+    let bar = ProgressBar::new(0);
+    let found = best_recipe(
+        &runtime,
+        Network::Generator,
+        &single,
+        &samples,
+        Accuracy::is_good,
+        &bar,
+    )?;
+    bar.finish_and_clear();
+    ensure!(
+        found.accuracy.is_enough(),
+        "int8.onnx: {} on the calibration faces: not near enough to FP32",
+        found.accuracy
+    );
+    let mut recipe = found.recipe;
+    recipe.calibration = format!("{} faces of {}", samples.inputs.len(), calibrate.display());
+    write("int8.onnx", &int8(&single, &recipe)?)?;
+    write("int8.toml", recipe.text()?.as_bytes())?;
+    println!("{}: {}", path("int8.onnx").display(), found.accuracy);
+    Ok(())
+}
+
+/// Faces as the generator is given them, each with its own descriptor, evenly spaced over the set.
+fn samples(faces: &Faces) -> Result<Vec<Sample>> {
+    let step = faces.len().div_ceil(CALIBRATION_FACES).max(1);
+    let sample = |index: usize| {
+        let index = index as i64;
+        let batch = faces.batch(&[index], &[index], &[false], Device::Cpu);
+        [batch.pictures, batch.targets]
+            .into_iter()
+            .map(|tensor| {
+                let shape = tensor.size().iter().map(|side| Ok(usize::try_from(*side)?));
+                let shape = shape.collect::<Result<Vec<_>>>()?;
+                Ok((shape, Vec::<f32>::try_from(tensor.flatten(0, -1))?))
+            })
+            .collect()
+    };
+    (0..faces.len()).step_by(step).map(sample).collect()
 }
 
 /// A face and a target that use the whole range of values.
@@ -195,70 +248,4 @@ fn run(engine: &mut dyn Engine<Cpu>, size: &Size) -> Result<[Tensor; 2]> {
         Tensor::from_slice(outputs[index].data()).view([1, channels, size.side, size.side])
     };
     Ok([shaped(0, 3), shaped(1, 1)])
-}
-
-/// The same network computing in FP16: constants are FP16, inputs and outputs stay FP32 behind casts.
-fn in_half(onnx: &[u8]) -> Result<Vec<u8>> {
-    let mut model = Model::decode(onnx)?;
-    let graph = model.graph.as_mut().context("the ONNX file has no graph")?;
-    for constant in graph
-        .initializer
-        .iter_mut()
-        .filter(|constant| constant.data_type() == DataType::Float)
-    {
-        let values: Vec<f32> = constant
-            .raw_data()
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect();
-        let halves = Tensor::from_slice(&values).to_kind(Kind::Half);
-        let mut raw = vec![0; 2 * values.len()];
-        halves.f_copy_data_u8(&mut raw, values.len())?;
-        constant.data_type = Some(FLOAT16);
-        constant.raw_data = Some(raw);
-    }
-    let cast = |from: &str, to: &str, kind: i32| Node {
-        input: vec![from.into()],
-        output: vec![to.into()],
-        name: Some(format!("Cast_{to}")),
-        op_type: Some("Cast".into()),
-        attribute: vec![Attribute {
-            name: Some("to".into()),
-            i: Some(kind.into()),
-            r#type: Some(AttributeType::Int.into()),
-            ..Attribute::default()
-        }],
-    };
-    let inner = |name: &str| format!("{name}_half");
-    let mut casts = Vec::new();
-    for input in &graph.input {
-        let name = input.name().to_owned();
-        for used in graph
-            .node
-            .iter_mut()
-            .flat_map(|node| &mut node.input)
-            .filter(|used| **used == name)
-        {
-            *used = inner(&name);
-        }
-        casts.push(cast(&name, &inner(&name), FLOAT16));
-    }
-    for output in &graph.output {
-        let name = output.name().to_owned();
-        for given in graph
-            .node
-            .iter_mut()
-            .flat_map(|node| &mut node.output)
-            .filter(|given| **given == name)
-        {
-            *given = inner(&name);
-        }
-        graph
-            .node
-            .push(cast(&inner(&name), &name, DataType::Float.into()));
-    }
-    graph.node.splice(0..0, casts);
-    Ok(model.encode_to_vec())
 }
