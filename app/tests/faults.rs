@@ -156,7 +156,7 @@ fn settings(random: &mut fastrand::Rng) -> Settings {
         look_ahead: random.usize(..=3),
         max_faces: random.usize(1..=4),
         queue: random.usize(1..=2),
-        deadline: (random.f32() < 0.3).then(|| Duration::from_millis(random.u64(0..40))),
+        deadline: (random.f32() < 0.3).then(|| Duration::from_millis(random.u64(5..60))),
         ..Settings::default()
     }
 }

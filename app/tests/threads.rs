@@ -208,3 +208,30 @@ fn a_held_face_is_covered_before_it_is_found() {
         assert!(frame.buffer().changed(&hidden, &FACE) > 0.95);
     }
 }
+
+#[test]
+fn a_frame_whose_time_is_up_before_it_is_looked_at_is_dropped() {
+    let settings = Settings {
+        look_ahead: 0,
+        queue: 8,
+        deadline: Some(Duration::from_millis(45)),
+        ..Settings::default()
+    };
+    let faults = Faults::default();
+    // 30 ms for each frame, and eight at once.
+    faults.detector.set(Fault::Slow);
+    let (threads, shown) = start(&settings, &faults);
+    submit(&threads, 0..8);
+    threads.drain().unwrap();
+    let stats = threads.stats().snapshot();
+    assert!(stats.dropped >= 4 && stats.frames >= 1, "{stats}");
+    assert_eq!(stats.dropped + stats.frames, 8);
+    // The next one comes in time again.
+    submit(&threads, 8..9);
+    threads.drain().unwrap();
+    let frames: Vec<_> = shown.try_iter().collect();
+    assert_eq!(frames.last().map(|frame| frame.time()), Some(time(8)));
+    for frame in frames {
+        assert!(frame.buffer().changed(&with_face(), &FACE) > 0.95);
+    }
+}

@@ -165,7 +165,8 @@ pub struct Settings {
     /// What to do at the start.
     pub policy: Policy,
     /// Longest time from a frame's arrival to its sink, look-ahead included; faces still untreated then are covered
-    /// ([`Reason::Late`]). `None` for files.
+    /// ([`Reason::Late`]), and [`Threads`] drop a frame that has waited this long before anybody looked at it. `None`
+    /// for files.
     pub deadline: Option<Duration>,
     /// Frames that may wait before each thread of [`Threads`].
     pub queue: usize,

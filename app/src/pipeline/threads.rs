@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use board::{Rung, View};
 use kernels::Kernels;
@@ -87,8 +87,9 @@ impl<B: Send + 'static> Threads<B> {
         let (back, spare) = sync_channel(2 * settings.queue + settings.look_ahead + 2);
         let first = {
             let (common, look_ahead) = (common.clone(), LookAhead::new(settings.look_ahead));
+            let deadline = settings.deadline;
             start("detect", move || {
-                detect_frames(detect, look_ahead, &common, &frames, &work, &spare)
+                detect_frames(detect, look_ahead, deadline, &common, &frames, &work, &spare)
             })?
         };
         // Should this one not start, the channels close and the first thread ends by itself.
@@ -195,6 +196,7 @@ fn start(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<Joi
 fn detect_frames<K: Kernels, B: Pixels<K>>(
     mut detect: Detect<K>,
     mut look_ahead: LookAhead<B>,
+    deadline: Option<Duration>,
     common: &Common,
     frames: &Receiver<Message<B>>,
     work: &SyncSender<Work<B>>,
@@ -206,6 +208,11 @@ fn detect_frames<K: Kernels, B: Pixels<K>>(
     for message in frames {
         let sent = match message {
             Message::Frame { epoch, .. } if epoch < common.epoch() => {
+                stats.dropped();
+                Ok(())
+            }
+            // Its time was up before anybody could look at it: showing it covered would only make the next ones late.
+            Message::Frame { arrived, .. } if deadline.is_some_and(|limit| arrived.elapsed() > limit) => {
                 stats.dropped();
                 Ok(())
             }
