@@ -106,6 +106,17 @@ pub fn persona(root: &Path, sysroot: &Sysroot, profile: &str) -> Result<Built> {
     Ok(built)
 }
 
+/// Builds the program that tries a front panel alone.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn panel(root: &Path, sysroot: &Sysroot) -> Result<PathBuf> {
+    let mut cargo = sysroot.cargo(root);
+    cargo.args(["build", "--target", TARGET, "--package", "board"]);
+    steps::run(cargo.args(["--features", "gpio", "--example", "panel"]))?;
+    Ok(sysroot.built("dev").join("examples/panel"))
+}
+
 /// The tests that need neither networks nor GStreamer, on the target's instructions.
 fn test(root: &Path, sysroot: &Sysroot) -> Result<()> {
     let mut cargo = sysroot.cargo(root);

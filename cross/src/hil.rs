@@ -31,6 +31,9 @@ pub struct Options {
     /// Boot the emulated board
     #[arg(long)]
     emulated: bool,
+    /// On the emulated board: the front panel alone, without camera and networks
+    #[arg(long)]
+    panel: bool,
     /// Profile of cargo
     #[arg(long, default_value = "release")]
     profile: String,
@@ -90,26 +93,15 @@ const PLUGINS: [&str; 10] = [
 fn emulated(root: &Path, options: &Options, all: &mut Steps) -> Result<()> {
     setup::ensure_emulator()?;
     let sysroot = Sysroot::ensure(root)?;
-    let built = build::persona(root, &sysroot, &options.profile)?;
-    let cross = root.join("target/cross");
     let machine = sysroot.machine()?;
-    let models = cross.join("models");
-    let mut fetch = Command::new("qemu-aarch64-static");
-    fetch.arg("-L").arg(sysroot.path()).arg(&built.program);
-    steps::run(fetch.args(["models", "fetch", "--models"]).arg(&models))?;
+    let cross = root.join("target/cross");
     let folder = cross.join("hil");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("plugins"))?;
-    for plugin in PLUGINS {
-        let file = format!("libgst{plugin}.so");
-        let installed = sysroot
-            .path()
-            .join("usr/lib/aarch64-linux-gnu/gstreamer-1.0")
-            .join(&file);
-        fs::copy(&installed, folder.join("plugins").join(&file))
-            .with_context(|| format!("cannot copy {}", installed.display()))?;
+    fs::copy(build::panel(root, &sysroot)?, folder.join("panel"))?;
+    if !options.panel {
+        program(root, options, &sysroot, &folder)?;
     }
-    fs::copy(&built.program, folder.join("persona"))?;
     let initramfs = initramfs(&machine, &folder)?;
 
     let mut board = None;
@@ -132,48 +124,80 @@ fn emulated(root: &Path, options: &Options, all: &mut Steps) -> Result<()> {
             done
         });
     };
-    case("covers until the networks are checked", &mut |board| {
-        board.say("record")?;
-        board.wait("picture black slate -> covered")?;
-        board.lamp(50)
-    });
-    case("anonymizes", &mut |board| {
-        board.wait("state covering -> anonymizing")?;
-        board.wait("HIL frame")?;
-        board.lamp(90)
-    });
-    case("a press covers", &mut |board| {
-        board.press()?;
-        board.wait("button pressed: picture anonymized -> covered")?;
-        board.wait("short press: state anonymizing -> covering on request")?;
-        board.lamp(10)
-    });
-    case("another press opens", &mut |board| {
-        board.press()?;
-        board.wait("state covering on request -> anonymizing")?;
-        board.lamp(90)
-    });
-    case("a double press makes a slate", &mut |board| {
-        board.press()?;
-        thread::sleep(Duration::from_millis(200));
-        board.press()?;
-        board.wait("double press: state anonymizing -> shuttered")?;
-        board.lamp(20)
-    });
-    case("frames are what the state demands", &mut |board| {
-        board.say("finish")?;
-        board.wait("HIL finished 0")?;
-        looks_are(&folder.join("out.mkv"))
-    });
-    case("the lamp is off when the program has ended", &mut |board| {
+    for (run, name, end) in [("panel", "front panel", "stop"), ("record", "program", "finish")] {
+        if run == "record" && options.panel {
+            break;
+        }
+        case(&format!("{name}: covers at power-on"), &mut |board| {
+            board.say(run)?;
+            board.wait("picture black slate -> covered")?;
+            board.lamp(50)
+        });
+        case(&format!("{name}: anonymizes"), &mut |board| {
+            board.wait("state covering -> anonymizing")?;
+            if run == "record" {
+                board.wait("HIL frame")?;
+            }
+            board.lamp(90)
+        });
+        case(&format!("{name}: a press covers"), &mut |board| {
+            board.press()?;
+            board.wait("button pressed: picture anonymized -> covered")?;
+            board.wait("short press: state anonymizing -> covering on request")?;
+            board.lamp(10)
+        });
+        case(&format!("{name}: another press opens"), &mut |board| {
+            board.press()?;
+            board.wait("state covering on request -> anonymizing")?;
+            board.lamp(90)
+        });
+        case(&format!("{name}: a double press makes a slate"), &mut |board| {
+            board.press()?;
+            thread::sleep(Duration::from_millis(200));
+            board.press()?;
+            board.wait("double press: state anonymizing -> shuttered")?;
+            board.lamp(20)
+        });
+        case(&format!("{name}: ends"), &mut |board| {
+            board.say(end)?;
+            board.wait("HIL finished")
+        });
+    }
+    if options.panel {
+        return Ok(());
+    }
+    case("program: the lamp is off when it has ended", &mut |board| {
         board.lamp(0)
     });
-    case("a starved watchdog resets the board", &mut |board| {
+    case("program: frames are what the state demands", &mut |_| {
+        looks_are(&folder.join("out.mkv"))
+    });
+    case("program: a starved watchdog resets the board", &mut |board| {
         board.say("record")?;
         board.wait("HIL frame")?;
         board.say("starve")?;
         board.wait_event("WATCHDOG")
     });
+    Ok(())
+}
+
+/// Builds the program, fetches the networks, and puts both where the board finds them.
+fn program(root: &Path, options: &Options, sysroot: &Sysroot, folder: &Path) -> Result<()> {
+    let built = build::persona(root, sysroot, &options.profile)?;
+    let models = root.join("target/cross/models");
+    let mut fetch = Command::new("qemu-aarch64-static");
+    fetch.arg("-L").arg(sysroot.path()).arg(&built.program);
+    steps::run(fetch.args(["models", "fetch", "--models"]).arg(&models))?;
+    for plugin in PLUGINS {
+        let file = format!("libgst{plugin}.so");
+        let installed = sysroot
+            .path()
+            .join("usr/lib/aarch64-linux-gnu/gstreamer-1.0")
+            .join(&file);
+        fs::copy(&installed, folder.join("plugins").join(&file))
+            .with_context(|| format!("cannot copy {}", installed.display()))?;
+    }
+    fs::copy(&built.program, folder.join("persona"))?;
     Ok(())
 }
 
@@ -302,6 +326,8 @@ record() {
     # The recording grows once frames leave.
     (while [ "$(stat -c %s $root/mnt/hil/out.mkv.part 2>/dev/null || echo 0)" -lt 4096 ]; do sleep 1; done; echo HIL frame) &
 }
+panel() { chroot $root /mnt/hil/panel auto & panel=$!; }
+stop() { kill $panel; wait $panel; echo HIL finished; }
 finish() { kill -INT $persona; wait $persona; echo HIL finished $?; sync; }
 starve() { kill -STOP $persona; }
 echo HIL booted

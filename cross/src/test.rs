@@ -113,7 +113,11 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         for (name, arguments) in [
             ("box: build, tests in qemu", &["build", "--test"][..]),
             ("box: package", &["package", "--check"]),
-            ("box: emulated board", &["hil", "--emulated"]),
+            (
+                "box: front panel on the emulated board",
+                &["hil", "--emulated", "--panel"],
+            ),
+            ("box: program on the emulated board", &["hil", "--emulated"]),
         ] {
             all.step(name, || steps::run(cargo().arg("xtask").args(arguments)));
         }
