@@ -51,6 +51,7 @@ pub fn check(models: &Path, root: &Path) -> Result<Vec<Row>, engines::Error> {
     rows.push(runtime(&store));
     rows.extend(elements());
     rows.extend(hardware(root));
+    rows.extend(crate::tensorrt::rows(models));
     Ok(rows)
 }
 
@@ -201,7 +202,7 @@ const LIBRARIES: [&str; 6] = [
 ];
 
 /// What this build cannot use yet; it says so rather than asking for an installation that would change nothing.
-pub(crate) fn hardware(root: &Path) -> [Row; 3] {
+pub(crate) fn hardware(root: &Path) -> Vec<Row> {
     let library = |name: &str| {
         LIBRARIES
             .iter()
@@ -219,19 +220,23 @@ pub(crate) fn hardware(root: &Path) -> [Row; 3] {
             }
         ),
     };
-    [
+    let mut rows = vec![
         row("CUDA", library("libcuda.so"), "this build works on the CPU"),
-        row(
-            "TensorRT",
-            library("libnvinfer.so"),
-            "this build runs its networks in ONNX Runtime",
-        ),
         row(
             "GPIO",
             starts_with(&root.join("dev"), "gpiochip"),
             "this build has no front panel",
         ),
-    ]
+    ];
+    if cfg!(not(feature = "tensorrt")) {
+        let found = library("libnvinfer.so");
+        rows.push(row(
+            "TensorRT",
+            found,
+            "this build runs its networks in ONNX Runtime",
+        ));
+    }
+    rows
 }
 
 fn starts_with(folder: &Path, prefix: &str) -> bool {
@@ -284,6 +289,8 @@ mod tests {
             .iter()
             .map(|row| row.note.starts_with("on this machine"))
             .collect();
-        assert_eq!(found, [true, false, true]);
+        assert_eq!(found[..2], [true, true]);
+        // A build with TensorRT has its own rows for it.
+        assert_eq!(found.get(2), cfg!(not(feature = "tensorrt")).then_some(&false));
     }
 }

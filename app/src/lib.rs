@@ -15,5 +15,6 @@ mod rtsp;
 pub mod run;
 pub mod serve;
 pub mod sheet;
+pub mod tensorrt;
 pub mod track;
 pub mod update;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use engines::models::default_dir;
 use gstreamer as gst;
 use persona::serve::config::Config;
-use persona::{bench, check, element, models, quantize, run, serve, sheet, update};
+use persona::{bench, check, element, models, quantize, run, serve, sheet, tensorrt, update};
 
 /// The stream failed in the middle, or something needed is missing.
 const FAILED: u8 = 1;
@@ -55,6 +55,16 @@ enum Command {
         /// How many random frames
         #[arg(long, value_name = "N", default_value_t = 2000, requires = "gpu")]
         cases: u64,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// Compile the networks with TensorRT for the GPU of this machine, and let each prove itself on it
+    ///
+    /// Takes minutes, once: plans are kept until a network, TensorRT or the GPU is another one. A network whose results are
+    /// too far from those of the CPU is not used.
+    Build {
+        #[command(flatten)]
+        options: tensorrt::Options,
         #[command(flatten)]
         folder: Folder,
     },
@@ -128,10 +138,14 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Check { gpu: true, cases, .. } = command {
         return check_gpu(cases);
     }
+    if let Command::Build { options, folder } = command {
+        tensorrt::build(&options, &folder.path())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     gst::init().context("GStreamer does not start; sudo apt-get install gstreamer1.0-plugins-base")?;
     element::register().context("GStreamer does not take the element persona")?;
     match command {
-        Command::Models { .. } => Ok(ExitCode::SUCCESS),
+        Command::Models { .. } | Command::Build { .. } => Ok(ExitCode::SUCCESS),
         Command::Update(options) => {
             update::run(&options)?;
             Ok(ExitCode::SUCCESS)

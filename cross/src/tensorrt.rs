@@ -101,6 +101,13 @@ fn test(root: &Path) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    let app = ["--package", "app", "--features", "jetson"];
+    steps::run(
+        steps::cargo(root)
+            .arg("clippy")
+            .args(app)
+            .args(["--all-targets", "--", "-D", "warnings"]),
+    )?;
     let mut doc = steps::cargo(root);
     steps::run(
         doc.arg("doc")

@@ -122,6 +122,15 @@ pub enum Error {
         tolerance: f32,
     },
 
+    /// A network is not near enough to the same network in FP32 on the CPU.
+    #[error("{network}: not admitted: {reason}; whatever it decides must be covered")]
+    NotAdmitted {
+        /// The network's name.
+        network: String,
+        /// What was found and what was wanted.
+        reason: String,
+    },
+
     /// A network or the runtime is not in the store.
     #[error("{path}: {name} is not there; networks are not fetched: run `cargo xtask test` or `persona models fetch`", path = path.display())]
     NotFetched {

@@ -35,6 +35,7 @@
 //!   proven equal to its original.
 //! * [`golden`]: every network is run on a known input when it is loaded; one that gives other numbers is refused.
 //! * [`quantize`]: the same networks as typed FP16 and as INT8 with explicit quantization, for TensorRT.
+//! * [`admission`]: a network in another precision or on another device must give what it gives in FP32 on the CPU.
 //! * [`Engine`]: one loaded network on one place where pixels live. [`cpu`] runs it in ONNX Runtime, `trt` in TensorRT
 //!   (feature `tensorrt`).
 //! * [`Detector`], [`Landmarker`], [`Embedder`], [`Generator`]: what goes in and what the numbers mean. Generic over
@@ -49,8 +50,10 @@ use kernels::cpu::Cpu;
 
 use models::{Network, Store};
 
+pub mod admission;
 pub mod cpu;
 pub mod detector;
+mod drawing;
 pub mod embedding;
 mod error;
 pub mod generator;
@@ -58,6 +61,7 @@ pub mod golden;
 pub mod landmarks;
 pub mod models;
 pub mod onnx;
+mod precision;
 pub mod quantize;
 mod shared;
 mod signature;
@@ -70,6 +74,7 @@ pub use error::{Error, Result};
 pub use generator::Generator;
 pub use golden::Golden;
 pub use landmarks::Landmarker;
+pub use precision::Precision;
 pub use shared::Shared;
 pub use signature::{Port, Signature};
 

@@ -8,6 +8,7 @@
 mod fetch;
 mod manifest;
 
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,22 @@ pub enum Network {
     Embedding,
     /// Another face: our own, part of this program.
     Generator,
+}
+
+impl Network {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Detector, Self::Landmarks, Self::Embedding, Self::Generator];
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Detector => "detector",
+            Self::Landmarks => "landmarks",
+            Self::Embedding => "embedding",
+            Self::Generator => "generator",
+        })
+    }
 }
 
 /// Whether one pinned file is in the store.

@@ -5,7 +5,7 @@
 //! only unsafe code of this package.
 //!
 //! [`Library`] compiles ([`Library::build`]) and loads ([`Library::load`]); an [`Executor`] is an [`crate::Engine`] on every
-//! place whose tensors lie on the GPU ([`Device`]). Precision lies in the ONNX file: see [`Precision`].
+//! place whose tensors lie on the GPU ([`Device`]). Precision lies in the ONNX file: see [`crate::Precision`].
 //!
 //! docs/tensorrt.md says which versions, how plans are kept, and what has been checked where.
 
@@ -13,10 +13,11 @@
 #![allow(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod cuda;
 mod logger;
+mod networks;
 pub mod operators;
 mod plans;
-mod precision;
 mod profile;
 mod result;
 mod safe;
@@ -24,8 +25,8 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub use networks::{Admission, REPORT, Source};
 pub use plans::{Key, Plan, Plans, Settings};
-pub use precision::Precision;
 pub use profile::Profile;
-pub use safe::{Device, Executor, Library, Recipe, Stream};
+pub use safe::{Device, Executor, Library, Recipe};
 pub use sys::{Family, Version};

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Precision, Profile, Version};
-use crate::{Error, Result};
+use super::{Profile, Version};
+use crate::{Error, Precision, Result};
 
 /// Changes when files that were written before must not be read any more.
 const FORMAT: u32 = 1;
@@ -126,14 +126,26 @@ impl Plans {
         &self.dir
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        self.dir.join(format!("{}-{}.plan", key.network, key.precision))
+    fn path(&self, network: &str, precision: &str) -> PathBuf {
+        self.dir.join(format!("{network}-{precision}.plan"))
+    }
+
+    /// Removes the plan of a network, which will then be compiled.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is there and stays.
+    pub fn discard(&self, network: &str, precision: Precision) -> Result<()> {
+        let path = self.path(network, &precision.to_string());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, "remove")(error)),
+            _ => Ok(()),
+        }
     }
 
     /// The plan for `key`, with these settings or with whichever it was compiled. `Err` says why there is none that can be
     /// used.
     pub fn read(&self, key: &Key, settings: Option<Settings>) -> std::result::Result<Plan, String> {
-        let path = self.path(key);
+        let path = self.path(&key.network, &key.precision);
         let read = refuse_shared(&path).and_then(|()| fs::read(&path));
         let file = read.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "there is none".to_owned(),
@@ -181,22 +193,11 @@ impl Plans {
             Ok(plan) => return Ok(plan),
             Err(why) => why,
         };
-        log::info!("{}: {why}; compiling", self.path(key).display());
+        log::info!(
+            "{}: {why}; compiling",
+            self.path(&key.network, &key.precision).display()
+        );
         self.compile(key, settings.unwrap_or_default(), compile)
-    }
-
-    /// Compiles the plan for `key` whatever is there.
-    ///
-    /// # Errors
-    /// As [`Plans::get`].
-    pub fn replace(
-        &self,
-        key: &Key,
-        settings: Settings,
-        compile: impl FnOnce(Settings) -> Result<Vec<u8>>,
-    ) -> Result<Plan> {
-        let _lock = self.lock()?;
-        self.compile(key, settings, compile)
     }
 
     fn lock(&self) -> Result<File> {
@@ -219,7 +220,7 @@ impl Plans {
     ) -> Result<Plan> {
         self.remove_leftovers();
         let bytes = compile(settings)?;
-        let path = self.path(key);
+        let path = self.path(&key.network, &key.precision);
         let header = Header::new(key, settings, &bytes);
         let write = || {
             // Readable for this user alone, as the folder.
@@ -386,12 +387,14 @@ mod tests {
                 reason: "no".into(),
             })
         };
-        assert!(plans.replace(&key, Settings::default(), refuse).is_err());
+        let on_dla = Some(Settings {
+            dla: Some(0),
+            workspace: None,
+        });
+        assert!(plans.get(&key, on_dla, refuse).is_err());
         assert_eq!(plans.read(&key, None).unwrap().bytes, b"old");
         assert!(!leftover.exists());
-        plans
-            .replace(&key, Settings::default(), |_| Ok(b"new".to_vec()))
-            .unwrap();
+        plans.get(&key, on_dla, |_| Ok(b"new".to_vec())).unwrap();
         assert_eq!(plans.read(&key, None).unwrap().bytes, b"new");
     }
 

@@ -9,9 +9,9 @@ use kernels::Kernels;
 
 use super::result::{self, Destroy, Refusal};
 use super::sys::{self, Dims64, Family, Version};
-use super::{Precision, Profile, operators};
+use super::{Profile, operators};
 use crate::onnx::{Builder as Onnx, Dim};
-use crate::{Engine, Error, Port, Result, Signature};
+use crate::{Engine, Error, Port, Precision, Result, Signature};
 
 /// File names of the two libraries, newest first.
 const NAMES: [(&str, &str); 4] = [
@@ -272,7 +272,6 @@ impl Library {
         signature: &Signature,
         profiles: &[Profile],
         dla: Option<u32>,
-        stream: Stream,
     ) -> Result<Executor> {
         let library = &*self.0;
         let says = refused(&signature.network);
@@ -294,11 +293,10 @@ impl Library {
             }
             let mut contexts = Vec::with_capacity(profiles.len());
             for (index, profile) in profiles.iter().enumerate() {
-                let context = self.own(engine.raw.create_context(library).map_err(says)?);
-                let selected = context.raw.set_profile(library, index as i32, stream.0);
-                selected.map_err(says)?;
                 contexts.push(Prepared {
-                    context,
+                    context: self.own(engine.raw.create_context(library).map_err(says)?),
+                    index: index as i32,
+                    is_selected: false,
                     profile: profile.clone(),
                     shapes: Vec::with_capacity(tensors.len()),
                 });
@@ -312,7 +310,6 @@ impl Library {
             library: self.clone(),
             signature: signature.clone(),
             tensors,
-            stream,
         })
     }
 
@@ -406,35 +403,23 @@ fn compare(signature: &Signature, kind: &str, wanted: &[Port], got: &[Found]) ->
     Ok(())
 }
 
-/// A CUDA stream, `CUstream`, by its handle.
-#[derive(Debug, Clone, Copy)]
-pub struct Stream(*mut c_void);
-
-// SAFETY: a stream may be used from every thread.
-unsafe impl Send for Stream {}
-
-impl Stream {
-    /// # Safety
-    /// `handle` is a live CUDA stream, or null for the default one, and outlives every [`Executor`] that is made with it.
-    pub unsafe fn new(handle: *mut c_void) -> Self {
-        Self(handle)
-    }
-}
-
 /// A place whose tensors lie where TensorRT can read and write them.
 ///
 /// # Safety
-/// [`Device::address`] is the address, in the GPU's address space, of as many `f32` as [`Device::shape`] has, and stays so
-/// until everything that was enqueued on the place's stream before the tensor was dropped is done.
+/// What [`Device::address`] gives is the address, in the GPU's address space, of as many `f32` as [`Device::shape`] has, and
+/// stays so until everything that was enqueued on [`Device::stream`] before the tensor was dropped is done.
+/// [`Device::stream`] is a live CUDA stream of the process's current device.
 pub unsafe trait Device: Kernels {
-    /// Where the tensor's values begin.
-    fn address(tensor: &Self::Tensor) -> u64;
+    /// Where the tensor's values begin; `None` when they are not `f32`.
+    fn address(tensor: &Self::Tensor) -> Option<u64>;
     /// The shape in use.
     fn shape(tensor: &Self::Tensor) -> [usize; 4];
+    /// The CUDA stream (`CUstream`) in whose order everything happens to the tensor.
+    fn stream(tensor: &Self::Tensor) -> *mut c_void;
 }
 
-/// A loaded network: runs on its stream without waiting for it, so that several networks and kernels on one stream follow
-/// each other on the GPU.
+/// A loaded network. It is enqueued on the stream of its tensors and nobody waits for it, so that kernels and networks on one
+/// stream follow each other on the GPU.
 pub struct Executor {
     // Fields are dropped in this order.
     contexts: Vec<Prepared>,
@@ -444,7 +429,6 @@ pub struct Executor {
     signature: Signature,
     /// Names of inputs, then outputs, in the signature's order.
     tensors: Vec<CString>,
-    stream: Stream,
 }
 
 // SAFETY: TensorRT's objects may be used from every thread, one at a time; `run` takes the executor exclusively.
@@ -453,6 +437,10 @@ unsafe impl Send for Executor {}
 /// The context of one profile, with the shapes that it was last given.
 struct Prepared {
     context: Owned<result::Context>,
+    /// Of the profile.
+    index: i32,
+    /// Whether the context knows its profile, which it is told on the stream that it first runs on.
+    is_selected: bool,
     profile: Profile,
     shapes: Vec<[usize; 4]>,
 }
@@ -479,7 +467,11 @@ impl Executor {
     }
 
     /// Gives the context of the first profile that takes these shapes, set to them. Allocates only for new shapes.
-    fn prepare(&mut self, shapes: impl Iterator<Item = [usize; 4]> + Clone) -> Result<result::Context> {
+    fn prepare(
+        &mut self,
+        shapes: impl Iterator<Item = [usize; 4]> + Clone,
+        stream: *mut c_void,
+    ) -> Result<result::Context> {
         let ports = || self.signature.inputs.iter().chain(&self.signature.outputs);
         let inputs = self.signature.inputs.len();
         if shapes.clone().count() != self.tensors.len() {
@@ -504,6 +496,15 @@ impl Executor {
             return Err(self.shape_error("its inputs", profiles.join(" or "), format!("{shapes:?}")));
         };
         let (library, says) = (&*self.library.0, refused(&self.signature.network));
+        let prepared = &mut self.contexts[index];
+        // Whatever fails below leaves a context that fits no shapes.
+        prepared.shapes.clear();
+        if !prepared.is_selected {
+            // SAFETY: the context and the stream are alive.
+            let selected = unsafe { prepared.context.raw.set_profile(library, prepared.index, stream) };
+            selected.map_err(says)?;
+            prepared.is_selected = true;
+        }
         let Prepared { context, .. } = &self.contexts[index];
         for ((port, name), shape) in ports().zip(&self.tensors).zip(shapes.clone()).take(inputs) {
             let dims = Dims64::new(shape.into_iter().take(port.dims.len()))
@@ -529,7 +530,6 @@ impl Executor {
             }
         }
         let prepared = &mut self.contexts[index];
-        prepared.shapes.clear();
         prepared.shapes.extend(shapes);
         Ok(prepared.context.raw)
     }
@@ -543,14 +543,23 @@ impl<K: Device> Engine<K> for Executor {
         }
         let outputs = &*outputs;
         let tensors = || inputs.iter().copied().chain(outputs);
-        let context = self.prepare(tensors().map(K::shape))?;
+        let Some(stream) = tensors().next().map(K::stream) else {
+            return Err(self.shape_error("the list of tensors", "some".into(), "none".into()));
+        };
+        let context = self.prepare(tensors().map(K::shape), stream)?;
         let (library, says) = (&*self.library.0, refused(&self.signature.network));
         for (name, tensor) in self.tensors.iter().zip(tensors()) {
+            let address = K::address(tensor)
+                .filter(|_| K::stream(tensor) == stream)
+                .ok_or_else(|| {
+                    let wanted = "f32 on the stream of the other tensors".into();
+                    self.shape_error(&name.to_string_lossy(), wanted, "something else".into())
+                })?;
             // SAFETY: the context is alive. The memory is there until the stream has done what is enqueued here, which is
             // what `Device` promises, and as large as TensorRT was told in `prepare`.
-            unsafe { context.set_address(library, name, K::address(tensor) as *mut c_void) }.map_err(says)?;
+            unsafe { context.set_address(library, name, address as *mut c_void) }.map_err(says)?;
         }
         // SAFETY: the context and the stream are alive.
-        unsafe { context.enqueue(library, self.stream.0) }.map_err(says)
+        unsafe { context.enqueue(library, stream) }.map_err(says)
     }
 }

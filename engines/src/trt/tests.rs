@@ -8,14 +8,10 @@ use kernels::cpu::{Cpu, Tensor};
 use super::*;
 use crate::models::{Network, Store, default_dir};
 use crate::onnx::{Builder as Onnx, Dim};
-use crate::{Engine, Golden, InputSize, Signature, detector, embedding, generator, golden, landmarks};
+use crate::{
+    Engine, Golden, InputSize, Precision, Signature, cpu, detector, embedding, generator, golden, landmarks,
+};
 
-const NETWORKS: [Network; 4] = [
-    Network::Detector,
-    Network::Landmarks,
-    Network::Embedding,
-    Network::Generator,
-];
 const LARGEST: InputSize = InputSize {
     width: 768,
     height: 480,
@@ -57,12 +53,25 @@ fn rtx_compiles_every_network() {
     let library = rtx();
     assert_eq!(library.version().family, Family::Rtx);
     let store = Store::open(default_dir()).unwrap();
-    for network in NETWORKS {
-        let onnx = store.load(network).unwrap();
-        // As it is, and as TensorRT 8 gets it.
-        for onnx in [onnx.clone(), crate::onnx::basic::convert(&onnx).unwrap()] {
-            let plan = build(&library, network, Precision::Fp32, &onnx).unwrap();
-            assert!(plan.len() > onnx.len() / 4, "{network:?}: {} bytes", plan.len());
+    for network in Network::ALL {
+        let fp32 = store.load(network).unwrap();
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+            let onnx = match precision.onnx(network, &fp32) {
+                Ok(onnx) => onnx,
+                // New weights are without a recipe until they are calibrated; then FP16 serves.
+                Err(error) if precision == Precision::Int8 => {
+                    eprintln!("not compiled: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{network} in {precision}: {error}"),
+            };
+            // As it is, and as TensorRT 8 gets it.
+            for onnx in [onnx.clone(), crate::onnx::basic::convert(&onnx).unwrap()] {
+                let plan = build(&library, network, precision, &onnx)
+                    .unwrap_or_else(|error| panic!("{network} in {precision}: {error}"));
+                println!("{network} {precision}: {} bytes", plan.len());
+                assert!(plan.len() > fp32.len() / 10, "{network}: {} bytes", plan.len());
+            }
         }
     }
 }
@@ -93,10 +102,8 @@ fn rtx_says_what_is_wrong() {
         assert!(error.to_string().contains(words), "{error}");
     }
     // A plan needs a GPU to be loaded, and this one is none.
-    // SAFETY: null is the default stream.
-    let stream = unsafe { Stream::new(std::ptr::null_mut()) };
     let profiles = Profile::of(Network::Landmarks, &landmarks::signature(), LARGEST);
-    let error = library.load(b"no plan", &landmarks::signature(), &profiles, None, stream);
+    let error = library.load(b"no plan", &landmarks::signature(), &profiles, None);
     let error = error.err().expect("refused").to_string();
     assert!(error.contains("landmarks: TensorRT says: it made no "), "{error}");
 }
@@ -116,12 +123,16 @@ fn what_is_no_tensorrt() {
 
 // SAFETY: a CPU tensor's memory is its own, and the made-up library below takes addresses in memory for the device's.
 unsafe impl Device for Cpu {
-    fn address(tensor: &Tensor) -> u64 {
-        tensor.data().as_ptr() as u64
+    fn address(tensor: &Tensor) -> Option<u64> {
+        Some(tensor.data().as_ptr() as u64)
     }
 
     fn shape(tensor: &Tensor) -> [usize; 4] {
         tensor.shape()
+    }
+
+    fn stream(_tensor: &Tensor) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
     }
 }
 
@@ -187,11 +198,6 @@ impl Fake {
     }
 }
 
-fn no_stream() -> Stream {
-    // SAFETY: null is the default stream.
-    unsafe { Stream::new(std::ptr::null_mut()) }
-}
-
 /// The versions whose layouts differ.
 const VERSIONS: [i32; 4] = [8502, 8601, 100_300, 110_401];
 
@@ -231,7 +237,7 @@ fn networks_run_through_every_layout() {
     for version in VERSIONS {
         let fake = Fake::new(version);
         let library = fake.open().unwrap();
-        for (network, golden) in NETWORKS.into_iter().zip([
+        for (network, golden) in Network::ALL.into_iter().zip([
             Golden::detector(),
             Golden::landmarks(),
             Golden::embedding(),
@@ -240,9 +246,7 @@ fn networks_run_through_every_layout() {
             let signature = signature(network);
             let profiles = Profile::of(network, &signature, LARGEST);
             let plan = build(&library, network, Precision::Fp32, &store.load(network).unwrap()).unwrap();
-            let mut engine = library
-                .load(&plan, &signature, &profiles, None, no_stream())
-                .unwrap();
+            let mut engine = library.load(&plan, &signature, &profiles, None).unwrap();
             golden::admit(&mut Cpu::default(), &mut engine, &golden).unwrap();
         }
         assert_eq!(fake.live_objects(), 0, "{version}");
@@ -257,9 +261,7 @@ fn shapes_choose_their_context() {
         let library = fake.open().unwrap();
         let network = relu();
         let plan = library.build(&recipe(&network)).unwrap();
-        let mut engine = library
-            .load(&plan, &network.1, &network.2, None, no_stream())
-            .unwrap();
+        let mut engine = library.load(&plan, &network.1, &network.2, None).unwrap();
         let mut kernels = Cpu::default();
         let mut run = |faces: usize, out: [usize; 4]| {
             let mut input = kernels.tensor([faces, 4, 1, 1]).unwrap();
@@ -303,7 +305,7 @@ fn every_refusal_is_an_error() {
         let network = relu();
         let attempt = |library: &Library| -> crate::Result<()> {
             let plan = library.build(&recipe(&network))?;
-            let mut engine = library.load(&plan, &network.1, &network.2, None, no_stream())?;
+            let mut engine = library.load(&plan, &network.1, &network.2, None)?;
             let mut kernels = Cpu::default();
             let input = kernels.tensor([1, 4, 1, 1])?;
             let mut output = [kernels.tensor([1, 4, 1, 1])?];
@@ -376,7 +378,7 @@ fn foreign_plans_do_not_load() {
     let plan = old.open().unwrap().build(&recipe(&network)).unwrap();
     let library = new.open().unwrap();
     let load = |plan: &[u8], signature: &Signature, profiles: &[Profile]| {
-        let loaded = library.load(plan, signature, profiles, None, no_stream());
+        let loaded = library.load(plan, signature, profiles, None);
         loaded.err().expect("refused").to_string()
     };
     assert!(load(&plan, &network.1, &network.2).contains("not one of this version"));
@@ -444,4 +446,124 @@ fn settings_arrive() {
             "{error}"
         );
     }
+}
+
+/// What the networks of a box are made from, with a TensorRT that says that it is of this version.
+struct Bench {
+    fake: Fake,
+    library: Library,
+    plans: Plans,
+    store: Store,
+    reference: cpu::Runtime,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(version: i32) -> Self {
+        let (fake, folder) = (Fake::new(version), tempfile::tempdir().unwrap());
+        let store = Store::open(default_dir()).unwrap();
+        Self {
+            library: fake.open().unwrap(),
+            fake,
+            plans: Plans::open(folder.path().join("plans")).unwrap(),
+            reference: cpu::Runtime::load(&store.runtime_library().unwrap(), 1).unwrap(),
+            store,
+            _folder: folder,
+        }
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source {
+            store: &self.store,
+            library: &self.library,
+            plans: &self.plans,
+            gpu: "a made-up GPU",
+            largest: LARGEST,
+        }
+    }
+
+    fn networks(&self, precision: Precision) -> crate::Result<Vec<Admission>> {
+        let mut places = [Cpu::default(), Cpu::default()];
+        let [detect, rest] = &mut places;
+        let made = self
+            .source()
+            .networks(&self.reference, precision, [detect, rest], 4);
+        made.map(|(_, admissions)| admissions)
+    }
+
+    fn report(&self) -> String {
+        std::fs::read_to_string(self.plans.dir().join(REPORT)).unwrap()
+    }
+}
+
+/// The whole way: compiled, kept, loaded, compared with FP32, admitted, and said so beside the plans.
+#[test]
+fn networks_are_admitted_as_they_are() {
+    for version in [8502, 100_300] {
+        let bench = Bench::new(version);
+        let admissions = bench.networks(Precision::Fp16).unwrap();
+        for (admission, network) in admissions.iter().zip(Network::ALL) {
+            assert_eq!(
+                (admission.network, admission.precision),
+                (network, Precision::Fp16)
+            );
+            assert!(admission.refused.is_empty(), "{admission}");
+        }
+        assert!(
+            bench
+                .report()
+                .starts_with("detector: fp16 admitted, 0 of 16 faces lost"),
+            "{}",
+            bench.report()
+        );
+        // The second start compiles nothing.
+        bench.fake.set(version, "build");
+        bench.networks(Precision::Fp16).unwrap();
+    }
+}
+
+/// INT8 that is not admitted falls back to FP16; FP16 that is not admitted is not run.
+#[test]
+fn what_is_refused_falls_back_and_says_why() {
+    let bench = Bench::new(100_300);
+    // The plans of FP16 are there; those of INT8 cannot be compiled.
+    let compile = |precision| {
+        bench
+            .source()
+            .compile(precision, Settings::default(), &indicatif::ProgressBar::hidden())
+    };
+    compile(Precision::Fp16).unwrap();
+    bench.fake.set(100_300, "build");
+    compile(Precision::Int8).unwrap();
+    let admissions = bench.networks(Precision::Int8).unwrap();
+    for admission in &admissions {
+        assert_eq!(admission.precision, Precision::Fp16);
+        let [(Precision::Int8, reason)] = admission.refused.as_slice() else {
+            panic!("{admission}")
+        };
+        let has_recipe = !reason.contains("recipe");
+        assert!(
+            !has_recipe || reason.contains("build was made to fail"),
+            "{reason}"
+        );
+    }
+    assert!(bench.report().contains("int8 refused: "), "{}", bench.report());
+    // A device that computes something else.
+    bench.fake.set(100_300, "numbers");
+    let error = bench.networks(Precision::Int8).unwrap_err();
+    assert!(matches!(error, crate::Error::NotAdmitted { .. }), "{error}");
+    let words = error.to_string();
+    assert!(
+        words.starts_with("detector: not admitted: ") && words.contains("fp16: "),
+        "{words}"
+    );
+    assert!(
+        bench.report().contains("detector: not admitted: "),
+        "{}",
+        bench.report()
+    );
+    // A plan that TensorRT does not load is compiled once more, and then it is as it is.
+    bench.fake.set(100_300, "deserialize");
+    let words = bench.networks(Precision::Fp16).unwrap_err().to_string();
+    assert!(words.contains("it made no engine"), "{words}");
 }

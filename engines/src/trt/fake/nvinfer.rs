@@ -1015,8 +1015,12 @@ fn compute(context: &Implementation) -> engines::Result<()> {
         places.push(values);
     }
     network.run(&inputs.iter().collect::<Vec<_>>(), &mut outputs)?;
+    let is_wrong = fails("numbers");
     for (held, values) in outputs.iter().zip(places) {
         values.copy_from_slice(held.data());
+        if is_wrong {
+            values.iter_mut().for_each(|value| *value *= 0.3);
+        }
     }
     Ok(())
 }
