@@ -29,7 +29,7 @@ const fn requirement(sign: Sign, package: &'static str, why: &'static str) -> Re
 }
 
 #[rustfmt::skip]
-const REQUIREMENTS: [Requirement; 16] = [
+const REQUIREMENTS: [Requirement; 17] = [
     requirement(Sign::Succeeds(&["cc", "--version"]), "build-essential", "links Rust programs"),
     requirement(Sign::Succeeds(&["pkg-config", "--version"]), "pkg-config", "finds libraries"),
     requirement(Sign::Library("gstreamer-1.0"), "libgstreamer1.0-dev", "builds the pipeline"),
@@ -46,6 +46,7 @@ const REQUIREMENTS: [Requirement; 16] = [
     requirement(Sign::Succeeds(&["python3", "-m", "pip", "--version"]), "python3-pip", "fetches networks out of packages"),
     requirement(Sign::Succeeds(&["python3", "-c", "import ensurepip"]), "python3-venv", "runs other programs for comparison"),
     requirement(Sign::Succeeds(&["npm", "--version"]), "npm", "fetches networks out of packages"),
+    requirement(Sign::Succeeds(&["openssl", "version"]), "openssl", "makes a certificate in a test"),
 ];
 
 /// For `cargo xtask ptx` alone, so that nobody else downloads a compiler of 90 MB.
