@@ -175,7 +175,8 @@ fn samples(faces: &Faces) -> Result<Vec<Sample>> {
         [batch.pictures, batch.targets]
             .into_iter()
             .map(|tensor| {
-                let shape = tensor.size().iter().map(|side| Ok(usize::try_from(*side)?));
+                let size = tensor.size();
+                let shape = size.iter().map(|side| Ok(usize::try_from(*side)?));
                 let shape = shape.collect::<Result<Vec<_>>>()?;
                 Ok((shape, Vec::<f32>::try_from(tensor.flatten(0, -1))?))
             })
