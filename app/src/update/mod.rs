@@ -267,7 +267,7 @@ fn digest(bytes: &[u8]) -> String {
 
 /// What `persona update` is told.
 #[derive(Debug, Clone, Args)]
-#[group(id = "slots")]
+#[group(id = "slot-options")]
 pub struct Options {
     /// Folder of the two slots
     #[arg(long, value_name = "DIR", default_value = "/var/lib/persona/slots")]
