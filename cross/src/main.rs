@@ -6,6 +6,7 @@ mod build;
 mod clips;
 mod demo;
 mod flash;
+mod fuzz;
 mod hil;
 mod kernels;
 mod libtorch;
@@ -51,6 +52,8 @@ enum Command {
     Clips,
     /// Set up, then run every check of the repository
     Test(test::Options),
+    /// Feed every parser of bytes from outside with whatever gets further into it, guided by coverage
+    Fuzz(fuzz::Options),
     /// Unpack what building for a box needs: Debian's arm64 libraries and a compiler for them (1.7 GB)
     Sysroot,
     /// Build the program for a box and check that it would run there: leaves it below target/cross
@@ -98,6 +101,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { clip } => demo::run(root, clip.as_deref()),
         Command::Clips => setup::ensure().and_then(|()| clips::defaults(root).map(drop)),
         Command::Test(options) => test::run(root, &options),
+        Command::Fuzz(options) => fuzz::run(root, &options),
         Command::Sysroot => {
             println!("{}", sysroot::Sysroot::ensure(root)?.path().display());
             Ok(())

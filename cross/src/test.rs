@@ -3,7 +3,7 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clips, kernels, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
+use crate::{clips, fuzz, kernels, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
 
 /// What `cargo xtask test` runs beyond the ordinary checks.
 #[derive(Args)]
@@ -26,6 +26,8 @@ pub struct Options {
 const LONG_CASES: &str = "4096";
 /// How many faults are injected with `--long`; ordinarily 2,000.
 const LONG_FAULTS: &str = "100000";
+/// How long libFuzzer feeds each parser with `--long`.
+const LONG_FUZZING: u32 = 60;
 
 /// Sets up and runs every check. All of them run, whatever becomes of the others.
 ///
@@ -108,6 +110,14 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         all.step("exposure of the default clips", || exposure(root));
     } else {
         all.skip("exposure of the default clips", "only with --long");
+    }
+    if options.long {
+        all.step("fuzzing", || fuzz::every(root, LONG_FUZZING));
+    } else {
+        all.skip(
+            "fuzzing",
+            "changed seeds were fed among the tests; libFuzzer only with --long",
+        );
     }
     if options.with_box {
         for (name, arguments) in [

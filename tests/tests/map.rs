@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 /// Folder, package, and the packages of this repository that it may import (for its tests too).
-const MAP: [(&str, &str, &[&str]); 7] = [
+const MAP: [(&str, &str, &[&str]); 8] = [
     ("kernels", "kernels", &[]),
     ("engines", "engines", &["kernels"]),
     ("engines/train", "train", &["kernels", "engines"]),
@@ -17,7 +17,11 @@ const MAP: [(&str, &str, &[&str]); 7] = [
     ("app", "app", &["kernels", "engines", "board"]),
     ("cross", "xtask", &[]),
     ("tests", "tests", &["kernels", "engines", "board", "app"]),
+    ("tests/fuzz", "fuzz", &["tests"]),
 ];
+
+/// Packages that are workspaces of their own.
+const OTHER_WORKSPACES: [&str; 2] = ["engines/train", "tests/fuzz"];
 
 /// Folders at the top that hold no package.
 const OTHER_FOLDERS: [&str; 3] = [".cargo", ".ci", "docs"];
@@ -103,9 +107,11 @@ fn packages(manifest: &Path) -> BTreeMap<String, (PathBuf, BTreeSet<String>)> {
 #[test]
 fn packages_lie_in_their_folders_and_import_only_downwards() {
     let mut found = packages(&root().join("Cargo.toml"));
-    let trainer = root().join("engines/train/Cargo.toml");
-    if trainer.exists() {
-        found.extend(packages(&trainer));
+    for folder in OTHER_WORKSPACES {
+        let manifest = root().join(folder).join("Cargo.toml");
+        if manifest.exists() {
+            found.extend(packages(&manifest));
+        }
     }
     let root = root().canonicalize().expect("the root exists");
     for (folder, name, allowed) in MAP {
@@ -225,8 +231,8 @@ fn every_package_takes_the_lints_of_the_workspace() {
             assert_eq!(name, "train", "{folder} has no Cargo.toml");
             continue;
         };
-        // The trainer is a workspace of its own and states its lints itself.
-        if name != "train" {
+        // Other workspaces state their lints themselves.
+        if !OTHER_WORKSPACES.contains(&folder) {
             assert!(
                 manifest.contains("[lints]\nworkspace = true"),
                 "{folder}/Cargo.toml does not take the workspace's lints, which deny it all"

@@ -1,0 +1,5 @@
+#![no_main]
+
+use tests::parsers;
+
+libfuzzer_sys::fuzz_target!(init: parsers::write_seeds("dlib"), |bytes: &[u8]| parsers::feed("dlib", bytes));
