@@ -2,7 +2,9 @@
 //!
 //! Episodes of a made-up camera whose faces are known run through pipelines in which something fails all the time: a
 //! network (error, not a number, wrong shape, panic, stall, plausible nonsense), the frame's memory, its time, its size,
-//! the queue, the operator. Every frame that comes out is compared with the one that went in, face by face.
+//! the queue, the operator, the configuration. Every frame that comes out is compared with the one that went in, face
+//! by face. What ends a process happens to a process of its own: it runs out of memory, or is killed; what it has given
+//! out until then is judged in the same way.
 //!
 //! Every run injects 2,000 faults; `PERSONA_FAULTS=100000` asks for more (`cargo xtask test --long`). The seed is
 //! printed, and `PERSONA_SEED` repeats a run.
@@ -10,6 +12,9 @@
 mod scene;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -17,6 +22,7 @@ use board::{Rung, View};
 use kernels::Rect;
 use persona::frame::RawFrame;
 use persona::pipeline::{Policy, Settings};
+use persona::serve::config::Config;
 use scene::{Fault, Faults, Picture, SURE, Switch, UNSURE};
 
 /// Frames of an episode.
@@ -25,6 +31,8 @@ const FRAMES: usize = 40;
 const FAULTS: u64 = 2000;
 /// Least share of a face's middle that has to differ from the camera's picture.
 const CHANGED: f32 = 0.9;
+/// Of how many faults one ends a process.
+const DEADLY: u64 = 50;
 /// Sizes between which the camera changes.
 const SIZES: [(usize, usize); 3] = [(320, 180), (192, 144), (240, 240)];
 
@@ -151,21 +159,57 @@ fn inject(random: &mut fastrand::Rng, faults: &Faults, record: &mut Record) {
     record.fault(format!("{name} {kind:?}"));
 }
 
-fn settings(random: &mut fastrand::Rng) -> Settings {
-    Settings {
+/// Settings of an episode: made up, or what is left of a configuration that was cut off while it was written. `None`
+/// when nothing is left that a box would begin with.
+fn settings(random: &mut fastrand::Rng, record: &mut Record) -> Option<Settings> {
+    let settings = Settings {
         look_ahead: random.usize(..=3),
         max_faces: random.usize(1..=4),
         queue: random.usize(1..=2),
         deadline: (random.f32() < 0.3).then(|| Duration::from_millis(random.u64(5..60))),
         ..Settings::default()
+    };
+    if random.f32() < 0.5 {
+        return Some(settings);
     }
+    let policies = ["anonymize", "cover", "head", "shutter"];
+    let mut text = format!(
+        "site = \"box\"\n[[camera]]\nname = \"hall\"\nsource = \"test\"\n[camera.faces]\nlook_ahead = {}\npolicy = \"{}\"\n\
+         threshold = 0.{}\nmin_face = {}\ncoast = 1.{}\ndeadline = {}\n",
+        settings.look_ahead,
+        policies[random.usize(..4)],
+        random.u32(10..25),
+        random.u32(10..40),
+        random.u32(10..90),
+        random.u32(20..500),
+    );
+    text.truncate(random.usize(..text.len()));
+    let config = Config::parse(&text, Path::new("persona.toml"));
+    record.fault(match config {
+        Ok(_) => "torn configuration, taken",
+        Err(_) => "torn configuration, refused",
+    });
+    let config = config.ok()?;
+    let faces = &config.cameras().next()?.faces;
+    let mut torn = settings;
+    torn.policy = faces.policy.into();
+    torn.look_ahead = faces.look_ahead as usize;
+    torn.possible = faces.threshold;
+    torn.trust.smallest_face = faces.min_face as f32;
+    torn.track.coast = Duration::from_secs_f64(faces.coast);
+    torn.deadline = Some(Duration::from_millis(faces.deadline.into()));
+    Some(torn)
 }
 
 /// One camera for [`FRAMES`] frames, through the pipeline's threads.
 fn episode(seed: u64, record: &mut Record) {
     let mut random = fastrand::Rng::with_seed(seed);
     let name = format!("episode {seed}");
-    let (settings, faults) = (settings(&mut random), Faults::default());
+    let Some(settings) = settings(&mut random, record) else {
+        // The box does not begin, so nothing comes out.
+        return;
+    };
+    let faults = Faults::default();
     let (shown, frames) = channel();
     let stall = random.f32() < 0.1;
     let threads = scene::threads(&settings, &faults, move |frame| {
@@ -244,6 +288,122 @@ fn episode(seed: u64, record: &mut Record) {
     }
 }
 
+/// What the camera of a process that ends shows: the same for the same seed, here and there.
+fn film(seed: u64) -> Vec<(Duration, Picture, Vec<Rect>)> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut world = World {
+        size: SIZES[0],
+        faces: vec![(0, true, 44.0), (1, random.bool(), 36.0), (2, true, 30.0)],
+        ..World::new(&mut random, 0)
+    };
+    (0..FRAMES)
+        .map(|step| {
+            world.step = step;
+            let faces = world.boxes().map(|(face, _)| face).collect();
+            (scene::time(step), world.picture(), faces)
+        })
+        .collect()
+}
+
+/// Leaves this process `room` bytes and no more (`setrlimit(2)`, RLIMIT_AS): what the allocator still has in reserve is
+/// used up. It is the only one of this process (`MALLOC_ARENA_MAX`), so that the room is for all threads together.
+fn limit_memory(room: usize) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let room = vec![0_u8; room];
+    // As little as the system ever gave: nothing is taken away, and nothing more is given.
+    let limit = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::As, limit).expect("a limit may be lowered");
+    for size in (4..24).rev().map(|power| 1_usize << power) {
+        let mut part = Vec::<u8>::new();
+        while part.try_reserve_exact(size).is_ok() {
+            std::mem::forget(std::mem::take(&mut part));
+        }
+    }
+    drop(room);
+}
+
+#[test]
+#[ignore = "the process that another test lets end"]
+fn a_process_that_ends() {
+    let Ok(path) = std::env::var("PERSONA_FILM") else {
+        return;
+    };
+    let seed = number("PERSONA_SEED", 1);
+    let mut random = fastrand::Rng::with_seed(seed);
+    // In which frame memory becomes short; at first, before there is a pipeline.
+    let short = random.usize(..10);
+    let most = 1 << random.u32(10..22);
+    let room = random.usize(..most);
+    let film = film(seed);
+    let mut out = std::fs::File::create(path).expect("a file for what comes out");
+    let limit = |step| {
+        if short == step {
+            limit_memory(room);
+        }
+    };
+    limit(0);
+    let threads = scene::threads(&Settings::default(), &Faults::default(), move |frame| {
+        // As an encoder does, this takes no memory: what is anonymized gets out whatever happens to the rest.
+        let time = u64::try_from(frame.time().as_nanos()).expect("a short film");
+        out.write_all(&time.to_le_bytes()).expect("the disk has room");
+        out.write_all(frame.into_buffer().luma())
+            .expect("the disk has room");
+    });
+    for (step, (time, picture, _)) in film.into_iter().enumerate() {
+        limit(step + 1);
+        threads
+            .submit(RawFrame::new(picture, time))
+            .expect("the threads live");
+    }
+    threads.drain().expect("the threads live");
+}
+
+/// Lets a process run out of memory, or kills it, and judges what it has given out.
+fn ended(seed: u64, record: &mut Record) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("out");
+    let mut process = Command::new(std::env::current_exe().expect("this program has a file"))
+        .args(["--ignored", "--exact", "a_process_that_ends"])
+        .env("PERSONA_FILM", &path)
+        .env("PERSONA_SEED", seed.to_string())
+        .env("MALLOC_ARENA_MAX", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a process can be started");
+    let is_killed = random.f32() < 0.3;
+    if is_killed {
+        std::thread::sleep(Duration::from_millis(random.u64(..400)));
+        // It may have ended by itself.
+        let _ = process.kill();
+    }
+    let status = process.wait().expect("it ends");
+    record.fault(match (is_killed, status.success()) {
+        (true, _) => "killed",
+        (false, true) => "memory short, enough",
+        (false, false) => "out of memory",
+    });
+    let film = film(seed);
+    let truth: Truth = film
+        .iter()
+        .map(|(time, picture, faces)| (*time, (picture.clone(), faces.clone())))
+        .collect();
+    let out = std::fs::read(&path).unwrap_or_default();
+    let pixels = SIZES[0].0 * SIZES[0].1;
+    // A frame that was cut off is judged as far as it goes: the rest counts as changed only if it was sent.
+    for sent in out.chunks(8 + pixels).filter(|sent| sent.len() > 8) {
+        let (time, luma) = sent.split_at(8);
+        let time = Duration::from_nanos(u64::from_le_bytes(time.try_into().expect("8 bytes")));
+        let mut shown = Picture::new(SIZES[0].0, SIZES[0].1);
+        shown.set_luma(luma);
+        record.judge(&truth, time, &shown, &format!("process {seed}"));
+    }
+}
+
 #[test]
 fn a_face_that_got_out_would_be_seen() {
     let mut random = fastrand::Rng::with_seed(7);
@@ -272,14 +432,22 @@ fn no_face_gets_out_whatever_fails() {
     let seed = number("PERSONA_SEED", 1);
     // Panics are part of the test; their backtraces are not.
     std::panic::set_hook(Box::new(|_| ()));
-    let (mut record, started, mut episodes) = (Record::default(), Instant::now(), 0);
+    let (mut record, started) = (Record::default(), Instant::now());
+    let (mut episodes, mut ended_processes) = (0, 0);
+    let mut frames_of_processes = 0;
     while record.total() < wanted {
         episode(seed + episodes, &mut record);
+        while (ended_processes + 1) * DEADLY <= record.total() {
+            let before = record.frames;
+            ended(seed + ended_processes, &mut record);
+            frames_of_processes += record.frames - before;
+            ended_processes += 1;
+        }
         episodes += 1;
     }
     let _ = std::panic::take_hook();
     println!(
-        "seed {seed}: {} faults in {episodes} episodes, {} frames out with {} faces, {} exposed, {:.0} s",
+        "seed {seed}: {} faults in {episodes} episodes and {ended_processes} processes, {} frames out ({frames_of_processes} of the processes) with {} faces, {} exposed, {:.0} s",
         record.total(),
         record.frames,
         record.faces,
@@ -295,11 +463,11 @@ fn no_face_gets_out_whatever_fails() {
         &record.exposed[..record.exposed.len().min(10)]
     );
     assert!(
-        record.total() >= wanted && record.faces > record.total() / 4,
+        record.total() >= wanted && record.faces > record.total() / 4 && frames_of_processes > 0,
         "the camera had faces to show"
     );
     assert!(
-        record.faults.len() >= 30,
+        record.faults.len() >= 34,
         "every kind of fault was there: {:?}",
         record.faults
     );

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use boxed::{Boxed, free_port, password};
+use boxed::{Boxed, free_port, metric, password};
 use camera::{Codec, TestCamera};
 use gst::prelude::*;
 use gstreamer as gst;
@@ -200,6 +200,49 @@ fn a_lost_camera_becomes_a_slate_and_comes_back_on_the_same_connection() {
         assert_eq!(contents.audio_buffers, 0);
         assert!(contents.frames.windows(2).all(|pair| pair[1].time > pair[0].time));
     }
+}
+
+#[test]
+fn a_disk_that_takes_no_more_stops_the_recording_and_nothing_else() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let camera = TestCamera::start(0, Codec::H264, None);
+    let (port, page) = (free_port(), free_port());
+    // 32 KiB: a second or two of the test picture.
+    let server = Boxed::start_with_small_files(
+        64,
+        dir.path(),
+        port,
+        &format!(
+            "[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[page]\nlisten = \"127.0.0.1:{page}\"\n\
+             [[camera]]\nname = \"hall\"\nsource = \"rtsp://127.0.0.1:{}/camera\"\n\
+             [camera.faces]\nlook_ahead = 0\n[camera.recording]\nfolder = \"recordings\"\n",
+            camera.port()
+        ),
+    );
+    let hall = Viewer::watch(&server.address("hall"), "");
+    let start = Instant::now();
+    hall.wait(true, start, Duration::from_secs(30));
+    let until = Instant::now() + Duration::from_secs(60);
+    // It is tried again, too: the disk may have been emptied.
+    while metric(page, "persona_recording_faults_total", "hall") < 2.0 {
+        assert!(Instant::now() < until, "the disk takes everything");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(metric(page, "persona_recording_up", "hall"), 0.0);
+    let full = Instant::now();
+    hall.wait(true, full, Duration::from_secs(10));
+    std::thread::sleep(Duration::from_secs(2));
+    let gap = hall.longest_gap(full);
+    assert!(gap < Duration::from_secs(2), "the stream paused for {gap:?}");
+    let seen = hall.seen.lock().unwrap();
+    let slates = seen
+        .iter()
+        .filter(|(when, bright)| *when >= full && !*bright)
+        .count();
+    assert_eq!(slates, 0, "the viewers were shown slates");
+    drop(seen);
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,9 +25,26 @@ pub struct Boxed {
 
 impl Boxed {
     pub fn start(folder: &Path, port: u16, config: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_persona")), folder, port, config)
+    }
+
+    /// A box whose files can have no more than so many blocks of 512 bytes: the disk takes no more. Writing gives an
+    /// error rather than a signal (`setrlimit(2)`, RLIMIT_FSIZE).
+    pub fn start_with_small_files(blocks: u32, folder: &Path, port: u16, config: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell
+            .args([
+                "-c",
+                &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""),
+            ])
+            .arg(env!("CARGO_BIN_EXE_persona"));
+        Self::start_by(shell, folder, port, config)
+    }
+
+    fn start_by(mut program: Command, folder: &Path, port: u16, config: &str) -> Self {
         let path = folder.join("persona.toml");
         std::fs::write(&path, config).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_persona"))
+        let process = program
             .args(["serve", "--config"])
             .arg(&path)
             .stdout(Stdio::null())
@@ -71,6 +89,26 @@ impl Drop for Boxed {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A counter or gauge of the box whose page is at this port: the sum over its labels, of which `label` is one.
+pub fn metric(page: u16, name: &str, label: &str) -> f64 {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", page)).unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{page}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let of_name = |line: &&str| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']))
+    };
+    let lines: Vec<_> = text.lines().filter(of_name).collect();
+    assert!(!lines.is_empty(), "{name} is not among the metrics");
+    lines
+        .iter()
+        .filter(|line| line.contains(label))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
 }
 
 /// A file with a password, as the program wants it.

@@ -50,6 +50,16 @@ impl Picture {
         self
     }
 
+    /// The luma plane, row by row.
+    pub fn luma(&self) -> &[u8] {
+        &self.planes[0]
+    }
+
+    /// Takes over the first rows of a luma plane.
+    pub fn set_luma(&mut self, luma: &[u8]) {
+        self.planes[0][..luma.len()].copy_from_slice(luma);
+    }
+
     /// Share of the middle of `face` whose luma differs from `before`, 0 to 1. The middle is what the hull of the
     /// average face surely holds.
     pub fn changed(&self, before: &Picture, face: &Rect) -> f32 {
