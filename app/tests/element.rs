@@ -461,6 +461,7 @@ fn gst_launch_and_gst_inspect_load_the_plugin() {
         "threshold",
         "min-face",
         "coast",
+        "verify",
         "deadline",
         "policy",
         "stats",

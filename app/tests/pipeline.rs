@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use board::{Rung, View};
 use kernels::Rect;
-use persona::pipeline::{Policy, Reason, Scan, Settings, Snapshot};
+use persona::pipeline::{Policy, Reason, Scan, Settings, Snapshot, Verify};
 use proptest::prelude::*;
 use scene::{Fault, Faults, Picture, SURE, Switch, UNSEEN, UNSURE, pipeline, run};
 
@@ -46,7 +46,7 @@ fn a_frame_without_faces_passes_unchanged() {
 }
 
 #[test]
-fn more_faces_than_a_run_takes_are_all_replaced() {
+fn more_faces_than_a_run_takes_are_all_replaced_once_verified() {
     let faces: Vec<_> = (0..10)
         .map(|i| {
             Rect::new(
@@ -60,10 +60,15 @@ fn more_faces_than_a_run_takes_are_all_replaced() {
     let picture = faces
         .iter()
         .fold(empty(), |picture, face| picture.with_face(*face, SURE));
-    let (shown, stats) = anonymized(&settings(), &Faults::default(), std::slice::from_ref(&picture));
-    assert_eq!((stats.faces, stats.generated), (10, 10), "{stats}");
-    for face in &faces {
-        assert!(shown[0].changed(&picture, face) > 0.9, "{face:?}");
+    // Four are verified in each frame; the others are covered for so long.
+    let (shown, stats) = anonymized(&settings(), &Faults::default(), &vec![picture.clone(); 3]);
+    let counts = (stats.generated, stats.covered(Reason::Unverified));
+    assert_eq!(counts, (4 + 8 + 10, 6 + 2), "{stats}");
+    for (shown, face) in shown
+        .iter()
+        .flat_map(|shown| faces.iter().map(move |face| (shown, face)))
+    {
+        assert!(shown.changed(&picture, face) > 0.9, "{face:?}");
     }
 }
 
@@ -176,6 +181,23 @@ fn each_reason_covers() {
         one(Reason::Mask, settings(), |faults| {
             faults.generator.set(Fault::Poor)
         }),
+        one(Reason::Similar, settings(), |faults| {
+            faults.generator.set(Fault::Same)
+        }),
+        Case {
+            pictures: vec![with(FACE, SURE).with_face(Rect::new(20.0, 60.0, 50.0, 50.0), SURE)],
+            ..one(
+                Reason::Unverified,
+                Settings {
+                    verify: Verify {
+                        most: 1,
+                        ..Verify::default()
+                    },
+                    ..settings()
+                },
+                |_| (),
+            )
+        },
         one(Reason::Network, settings(), |faults| {
             faults.generator.set(Fault::Error)
         }),
@@ -241,6 +263,91 @@ fn a_stricter_policy_covers_more() {
             "{policy:?}"
         );
         assert!(shown[0].differs_only_in(&picture, &around), "{policy:?}");
+    }
+}
+
+#[test]
+fn an_output_is_verified_at_once_and_then_at_intervals() {
+    let picture = empty().with_face(FACE, SURE);
+    let every = Duration::from_millis(500);
+    let settings = Settings {
+        verify: Verify {
+            every,
+            ..Verify::default()
+        },
+        ..settings()
+    };
+    // At 30 frames per second: frames 0, 15, 30, 45.
+    let (_, stats) = anonymized(&settings, &Faults::default(), &vec![picture; 46]);
+    assert_eq!((stats.generated, stats.distances.count()), (46, 4), "{stats}");
+    assert_eq!((stats.similar, stats.unverifiable), (0, 0), "{stats}");
+}
+
+#[test]
+fn one_verified_face_a_frame_is_verified_again_and_none_is_forgotten() {
+    let picture = (0..3)
+        .map(|i| Rect::new(10.0 + 100.0 * i as f32, 60.0, 50.0, 50.0))
+        .fold(empty(), |picture, face| picture.with_face(face, SURE));
+    // 3 in the first frame, then one each in the frames 30, 31, 32 and 60, 61, 62.
+    for (frames, wanted) in [(30, 3), (31, 4), (33, 6), (60, 6), (63, 9)] {
+        let (_, stats) = anonymized(&settings(), &Faults::default(), &vec![picture.clone(); frames]);
+        assert_eq!(
+            (stats.distances.count(), stats.generated),
+            (wanted, 3 * frames as u64)
+        );
+    }
+}
+
+#[test]
+fn a_face_whose_output_resembles_the_person_is_covered_for_as_long_as_it_is_followed() {
+    let picture = empty().with_face(FACE, SURE);
+    let faults = Faults::default();
+    let mut pipeline = pipeline(&settings(), &faults);
+    // 29 frames of another face; then the generator gives the person back, and is found out in frame 30.
+    run(&mut pipeline, 0, &vec![picture.clone(); 30]);
+    faults.generator.set(Fault::Same);
+    let found_out = run(&mut pipeline, 30, std::slice::from_ref(&picture));
+    assert!(found_out[0].changed(&picture, &FACE) > 0.95);
+    faults.generator.set(Fault::None);
+    for shown in run(&mut pipeline, 31, &vec![picture.clone(); 60]) {
+        assert!(shown.changed(&picture, &FACE) > 0.95);
+    }
+    let stats = pipeline.stats().snapshot();
+    assert_eq!(
+        (stats.generated, stats.covered(Reason::Similar)),
+        (30, 61),
+        "{stats}"
+    );
+    assert_eq!((stats.similar, stats.distances.0[0]), (1, 1), "{stats}");
+    // Another face is another matter.
+    pipeline.flush();
+    run(&mut pipeline, 100, std::slice::from_ref(&picture));
+    assert_eq!(pipeline.stats().snapshot().generated, 31);
+}
+
+#[test]
+fn a_face_that_cannot_be_verified_is_covered_until_it_can_be() {
+    let picture = empty().with_face(FACE, SURE);
+    for fault in [Fault::Error, Fault::NotFinite, Fault::WrongShape] {
+        let faults = Faults::default();
+        let mut pipeline = pipeline(&settings(), &faults);
+        run(&mut pipeline, 0, std::slice::from_ref(&picture));
+        faults.embedder.set(fault);
+        run(&mut pipeline, 1, &vec![picture.clone(); 39]);
+        let stats = pipeline.stats().snapshot();
+        let case = format!("{fault:?}: {stats}");
+        assert_eq!(
+            (
+                stats.generated,
+                stats.covered(Reason::Unverified),
+                stats.unverifiable
+            ),
+            (30, 10, 10),
+            "{case}"
+        );
+        faults.embedder.set(Fault::None);
+        run(&mut pipeline, 40, &vec![picture.clone(); 10]);
+        assert_eq!(pipeline.stats().snapshot().generated, 40, "{case}");
     }
 }
 

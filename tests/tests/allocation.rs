@@ -147,6 +147,10 @@ fn the_pipeline_takes_no_memory_once_warm() {
         "no face was replaced meanwhile:\n{stats}"
     );
     assert!(
+        stats.distances.count() > before.distances.count(),
+        "none was verified:\n{stats}"
+    );
+    assert!(
         stats.covered(Reason::Coasting) > before.covered(Reason::Coasting),
         "none was covered:\n{stats}"
     );

@@ -723,6 +723,14 @@ impl ObjectImpl for Persona {
                     .default_value(pipeline.track.coast.as_secs_f64())
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecDouble::builder("verify")
+                    .nick("Verification interval in seconds")
+                    .blurb("Time from one comparison of a replaced face with the person to the next, in seconds; a face that resembles the person is covered")
+                    .minimum(0.1)
+                    .maximum(60.0)
+                    .default_value(pipeline.verify.every.as_secs_f64())
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecUInt::builder("deadline")
                     .nick("Deadline in milliseconds")
                     .blurb("Longest time that a frame may stay in the element, look-ahead included; faces untreated by then are covered. 0: no limit, for files")
@@ -742,7 +750,7 @@ impl ObjectImpl for Persona {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Frames and faces so far: frames, frames-covered, dropped, faces, generated, covered, fault, and the mean time of each stage in nanoseconds")
+                    .blurb("Frames and faces so far: frames, frames-covered, dropped, faces, generated, covered, verified, similar, unverifiable, fault, and the mean time of each stage in nanoseconds")
                     .read_only()
                     .build(),
             ]
@@ -779,6 +787,10 @@ impl ObjectImpl for Persona {
                 let seconds: f64 = value.get().expect("GObject has checked the type");
                 pipeline.track.coast = Duration::from_secs_f64(seconds);
             }
+            "verify" => {
+                let seconds: f64 = value.get().expect("GObject has checked the type");
+                pipeline.verify.every = Duration::from_secs_f64(seconds);
+            }
             "deadline" => {
                 let milliseconds: u32 = value.get().expect("GObject has checked the type");
                 pipeline.deadline = (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
@@ -812,6 +824,7 @@ impl ObjectImpl for Persona {
             "threshold" => pipeline.possible.to_value(),
             "min-face" => pipeline.trust.smallest_face.to_value(),
             "coast" => pipeline.track.coast.as_secs_f64().to_value(),
+            "verify" => pipeline.verify.every.as_secs_f64().to_value(),
             "deadline" => pipeline
                 .deadline
                 .map_or(0, |deadline| deadline.as_millis() as u32)
@@ -846,6 +859,9 @@ fn structure(snapshot: &Snapshot) -> gst::Structure {
         .field("faces", snapshot.faces)
         .field("generated", snapshot.generated)
         .field("covered", snapshot.faces.saturating_sub(snapshot.generated))
+        .field("verified", snapshot.distances.count())
+        .field("similar", snapshot.similar)
+        .field("unverifiable", snapshot.unverifiable)
         .field("fault", snapshot.fault)
         .build();
     for (stage, times) in &snapshot.stages {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use engines::{Embedder, Embedding, Generator, Landmarker};
 use kernels::{Hull, Kernels, Landmarks, MEAN_FACE, Placement, Rect, Region, Similarity, Values};
 
+use super::verify::{self, Need, Verified};
 use super::{Error, Job, Policy, Reason, Settings, Shared, Stage, Stats, Treatment, mask, quality};
 use crate::frame::{Anonymized, Pixels};
 use crate::track::{Evidence, LandmarkFilter, Track, TrackId};
@@ -41,12 +42,22 @@ struct Face {
     /// Alignment and hull, once the landmarks are trusted.
     placement: Option<Placement>,
     asymmetry: f32,
+    /// Whether the output is to be verified in this frame.
+    need: Need,
+    /// Who the face is in this frame, if that was asked.
+    input: Option<Embedding>,
     replaced: bool,
 }
 
 impl Face {
     fn refuse(&mut self, reason: Reason) {
         self.candidate = Err(reason);
+    }
+
+    /// Covers the face after all.
+    fn take_back(&mut self, reason: Reason) {
+        self.replaced = false;
+        self.refuse(reason);
     }
 
     fn treatment(&self) -> Treatment {
@@ -111,6 +122,8 @@ struct Memory {
     filter: LandmarkFilter,
     /// The face's identity, and the quality of the picture that it was taken from.
     embedding: Option<(Embedding, f32)>,
+    /// Whether the face's output is another person.
+    verified: Verified,
 }
 
 /// Replaces or covers every face of a frame: the second half of the pipeline.
@@ -323,6 +336,8 @@ impl<K: Kernels> Anonymize<K> {
             candidate: admit(track, policy, trust.smallest_face),
             placement: None,
             asymmetry: 0.0,
+            need: Need::No,
+            input: None,
             replaced: false,
         }));
         if let Some(most) = self.most_replaced {
@@ -333,8 +348,10 @@ impl<K: Kernels> Anonymize<K> {
             }
         }
         let mut sound = self.locate(frame, time, clock);
+        self.plan_verification(time);
         sound &= self.identify(frame, clock);
         sound &= self.replace(frame, clock);
+        sound &= self.verify(frame, time, clock);
         if sound {
             self.failing = false;
         }
@@ -401,7 +418,35 @@ impl<K: Kernels> Anonymize<K> {
         located.is_ok()
     }
 
-    /// Identities of the chosen faces that have none yet, or a clearly better picture than before.
+    /// Chooses the faces whose output is verified in this frame: those that may not be shown without it, as many as a
+    /// frame may take; else the one that has waited longest.
+    fn plan_verification(&mut self, time: Duration) {
+        let settings = self.settings.verify;
+        let (mut most, mut oldest) = (settings.most, None);
+        for (index, face) in self.faces.iter_mut().enumerate() {
+            if face.candidate.is_err() {
+                continue;
+            }
+            let known = memory(&mut self.memories, face.track.id, &self.settings).verified;
+            match settings.need(known, time) {
+                _ if known == Verified::Similar => face.refuse(Reason::Similar),
+                Need::Must if most == 0 => face.refuse(Reason::Unverified),
+                Need::Must => {
+                    most -= 1;
+                    face.need = Need::Must;
+                }
+                need @ Need::Due(_) => oldest = oldest.max(Some((need, index))),
+                Need::No => (),
+            }
+        }
+        if most == settings.most
+            && let Some((need, index)) = oldest
+        {
+            self.faces[index].need = need;
+        }
+    }
+
+    /// Identities of the chosen faces that have none yet, a clearly better picture than before, or an output to verify.
     fn identify(&mut self, frame: &K::Frame<'_>, clock: &Clock<'_>) -> bool {
         self.choose(clock);
         let start = Instant::now();
@@ -420,7 +465,9 @@ impl<K: Kernels> Anonymize<K> {
             let known = memory(&mut self.memories, face.track.id, &self.settings)
                 .embedding
                 .map(|(_, q)| q);
-            if known.is_some_and(|known| best < CLEARLY_BETTER * known) {
+            let asked_for = face.need != Need::No;
+            let hopeless = known.is_some_and(|known| best < CLEARLY_BETTER * known);
+            if hopeless && !asked_for {
                 continue;
             }
             let sharpness = match self.sharpness(frame, align) {
@@ -431,7 +478,7 @@ impl<K: Kernels> Anonymize<K> {
                 }
             };
             let quality = best * sharpness;
-            if known.is_none_or(|known| quality >= CLEARLY_BETTER * known) {
+            if asked_for || known.is_none_or(|known| quality >= CLEARLY_BETTER * known) {
                 self.chosen.swap(asked, position);
                 asked += 1;
                 self.aligns.push(align);
@@ -450,9 +497,14 @@ impl<K: Kernels> Anonymize<K> {
         }
         let results = self.embeddings.iter().zip(&self.qualities);
         for (&index, (embedding, &quality)) in self.chosen.iter().zip(results) {
-            if embedding.is_finite() {
-                let id = self.faces[index].track.id;
-                memory(&mut self.memories, id, &self.settings).embedding = Some((*embedding, quality));
+            if !embedding.is_finite() {
+                continue;
+            }
+            let face = &mut self.faces[index];
+            face.input = Some(*embedding);
+            let kept = &mut memory(&mut self.memories, face.track.id, &self.settings).embedding;
+            if kept.is_none_or(|(_, known)| quality >= CLEARLY_BETTER * known) {
+                *kept = Some((*embedding, quality));
             }
         }
         clock.took(Stage::Embed, start.elapsed());
@@ -572,6 +624,61 @@ impl<K: Kernels> Anonymize<K> {
         Ok(())
     }
 
+    /// Embeds outputs out of the finished frame and compares them with the person; refuses those that resemble the
+    /// person, and those that had to be verified and could not be. `false` when the network failed.
+    fn verify(&mut self, frame: &K::Frame<'_>, time: Duration, clock: &Clock<'_>) -> bool {
+        let start = Instant::now();
+        let late = clock.is_late();
+        self.chosen.clear();
+        self.aligns.clear();
+        for (index, face) in self.faces.iter_mut().enumerate() {
+            let Some(placement) = face.placement.as_ref().filter(|_| face.replaced) else {
+                continue;
+            };
+            match face.need {
+                Need::Must if late => face.take_back(Reason::Late),
+                Need::Due(_) | Need::Must if !late => {
+                    self.aligns.push(placement.align);
+                    self.chosen.push(index);
+                }
+                _ => (),
+            }
+        }
+        if self.chosen.is_empty() {
+            return true;
+        }
+        let embedded = self
+            .embedder
+            .embed(&mut self.kernels, frame, &self.aligns, &mut self.embeddings);
+        if let Err(error) = &embedded {
+            self.embeddings.clear();
+            self.failed(error);
+        }
+        let outputs = self.embeddings.iter().map(Some).chain(std::iter::repeat(None));
+        for (&index, output) in self.chosen.iter().zip(outputs) {
+            let face = &mut self.faces[index];
+            let memory = memory(&mut self.memories, face.track.id, &self.settings);
+            let known = face.input.as_ref().zip(memory.embedding.as_ref());
+            let distance = output
+                .zip(known)
+                .map(|(output, (input, (kept, _)))| verify::distance(output, input, kept));
+            clock.stats.verified(distance);
+            memory.verified = distance.map_or(Verified::Never, |distance| {
+                self.settings.verify.judge(distance, time)
+            });
+            match memory.verified {
+                Verified::At(_) => (),
+                Verified::Similar => {
+                    clock.stats.similar();
+                    face.take_back(Reason::Similar);
+                }
+                Verified::Never => face.take_back(Reason::Unverified),
+            }
+        }
+        clock.took(Stage::Verify, start.elapsed());
+        embedded.is_ok()
+    }
+
     /// Covers every face that was not replaced. Comes last, so that no blend can bring anything back.
     fn cover_the_rest(
         &mut self,
@@ -623,6 +730,7 @@ fn memory<'m>(memories: &'m mut Vec<Memory>, id: TrackId, settings: &Settings) -
                 id,
                 filter: LandmarkFilter::new(settings.smoothing),
                 embedding: None,
+                verified: Verified::default(),
             });
             memories.len() - 1
         });

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RawFrame ─► Detect ─► Tracker ─► LookAhead ─► Anonymize ─► Anonymized
-//!             (scan)   (../track)  (0 to 3 held)  landmarks, align, embed, generate, blend; or cover
+//!             (scan)   (../track)  (0 to 3 held)  landmarks, align, embed, generate, blend, verify; or cover
 //! ```
 //! [`Detect`] finds the faces of a frame and follows them; [`Anonymize`] replaces or covers every one of them and is
 //! the only code that makes an [`Anonymized`] frame. [`Pipeline`] calls one after the other; [`Threads`] runs them
@@ -25,6 +25,7 @@ mod quality;
 mod stats;
 mod threads;
 mod trust;
+mod verify;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -37,9 +38,10 @@ use thiserror::Error;
 pub use anonymize::Anonymize;
 pub use detect::{Detect, LARGEST_INPUT, Scan};
 pub use lookahead::MOST_HELD;
-pub use stats::{Snapshot, Stage, Stats, Times, Vitals};
+pub use stats::{Distances, Snapshot, Stage, Stats, Times, Vitals};
 pub use threads::{Stopped, Threads};
 pub use trust::Trust;
+pub use verify::Verify;
 
 use crate::frame::{Anonymized, Pixels, RawFrame};
 use crate::track::{OneEuro, Track, TrackSettings};
@@ -91,6 +93,10 @@ pub enum Reason {
     Late,
     /// The generator would have let the person show through.
     Mask,
+    /// Embedded again, the replaced face resembled the person: covered for as long as it is followed.
+    Similar,
+    /// The replaced face could not be verified, or is yet to be.
+    Unverified,
     /// A network or kernel failed.
     Network,
     /// The operator wants it so.
@@ -103,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enumeration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Small,
         Self::Turned,
         Self::Landmarks,
@@ -112,6 +118,8 @@ impl Reason {
         Self::LookAhead,
         Self::Late,
         Self::Mask,
+        Self::Similar,
+        Self::Unverified,
         Self::Network,
         Self::Policy,
         Self::Load,
@@ -130,6 +138,8 @@ impl fmt::Display for Reason {
             Self::LookAhead => "not yet detected (look-ahead)",
             Self::Late => "out of time",
             Self::Mask => "mask with holes",
+            Self::Similar => "resembles the person",
+            Self::Unverified => "not verified",
             Self::Network => "network failed",
             Self::Policy => "asked for",
             Self::Load => "too hot or too late",
@@ -160,6 +170,8 @@ pub struct Settings {
     /// Least share of the hull, 0 to 1, in which the generator's own mask reaches `mask_floor`; below it the face is
     /// covered ([`Reason::Mask`]).
     pub mask_coverage: f32,
+    /// How the output is verified.
+    pub verify: Verify,
     /// Most faces in one run of a network; what the networks were made for.
     pub max_faces: usize,
     /// What to do at the start.
@@ -183,6 +195,7 @@ impl Default for Settings {
             smoothing: OneEuro::default(),
             mask_floor: 0.9,
             mask_coverage: 0.9,
+            verify: Verify::default(),
             max_faces: 4,
             policy: Policy::default(),
             deadline: None,
@@ -221,7 +234,17 @@ impl Settings {
                 "look_ahead is {got}, wanted 0 to {MOST_HELD} frames"
             )));
         }
-        for (name, count) in [("max_faces", self.max_faces), ("queue", self.queue)] {
+        let distance = self.verify.least_distance;
+        if !(distance > 0.0 && distance.is_finite()) {
+            return Err(Error::Settings(format!(
+                "verify.least_distance is {distance}, wanted more than 0"
+            )));
+        }
+        for (name, count) in [
+            ("max_faces", self.max_faces),
+            ("queue", self.queue),
+            ("verify.most", self.verify.most),
+        ] {
             if count == 0 {
                 return Err(Error::Settings(format!("{name} is 0, wanted at least 1")));
             }

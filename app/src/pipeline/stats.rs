@@ -19,6 +19,8 @@ pub enum Stage {
     Generate,
     /// Putting the new faces into the frame.
     Blend,
+    /// Whether the outputs are still the persons, in frames in which that is asked.
+    Verify,
     /// Covering what is not replaced.
     Cover,
     /// From the frame's arrival to the sink, waiting included.
@@ -27,12 +29,13 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the order of the way of a frame.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Detect,
         Self::Landmarks,
         Self::Embed,
         Self::Generate,
         Self::Blend,
+        Self::Verify,
         Self::Cover,
         Self::Total,
     ];
@@ -46,6 +49,7 @@ impl fmt::Display for Stage {
             Self::Embed => "embed",
             Self::Generate => "generate",
             Self::Blend => "blend",
+            Self::Verify => "verify",
             Self::Cover => "cover",
             Self::Total => "total",
         })
@@ -126,6 +130,9 @@ pub struct Stats {
     generated: AtomicU64,
     covered: [AtomicU64; Reason::ALL.len()],
     frames_covered: AtomicU64,
+    distances: [AtomicU64; Distances::BINS],
+    unverifiable: AtomicU64,
+    similar: AtomicU64,
     stages: [Histogram; Stage::ALL.len()],
     fault: AtomicBool,
 }
@@ -139,6 +146,9 @@ impl Default for Stats {
             generated: AtomicU64::new(0),
             covered: [const { AtomicU64::new(0) }; Reason::ALL.len()],
             frames_covered: AtomicU64::new(0),
+            distances: [const { AtomicU64::new(0) }; Distances::BINS],
+            unverifiable: AtomicU64::new(0),
+            similar: AtomicU64::new(0),
             stages: std::array::from_fn(|_| Histogram::new()),
             fault: AtomicBool::new(false),
         }
@@ -166,6 +176,19 @@ impl Stats {
 
     pub(crate) fn frame_covered(&self) {
         self.frames_covered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A replaced face was verified; without a distance that could not be done.
+    pub(crate) fn verified(&self, distance: Option<f32>) {
+        let counter = distance.map_or(&self.unverifiable, |distance| {
+            &self.distances[Distances::bin(distance)]
+        });
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A track is covered from now on, because its output resembled the person.
+    pub(crate) fn similar(&self) {
+        self.similar.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn took(&self, stage: Stage, time: Duration) {
@@ -201,6 +224,9 @@ impl Stats {
             faces: load(&self.faces),
             generated: load(&self.generated),
             covered: std::array::from_fn(|i| (Reason::ALL[i], load(&self.covered[i]))),
+            distances: Distances(std::array::from_fn(|i| load(&self.distances[i]))),
+            unverifiable: load(&self.unverifiable),
+            similar: load(&self.similar),
             stages: std::array::from_fn(|i| (Stage::ALL[i], self.stages[i].summary())),
             fault: self.is_faulty(),
         }
@@ -220,6 +246,36 @@ pub struct Vitals {
     pub faulty: bool,
 }
 
+/// How often verified outputs were how far from the persons, in distances of embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Distances(pub [u64; Self::BINS]);
+
+impl Distances {
+    /// Number of bins; the last one has no end.
+    pub const BINS: usize = 24;
+    /// Bins for a distance of 1.
+    const PER_UNIT: f32 = 20.0;
+
+    /// Where a distance is counted: one that is no number where the nearest are.
+    fn bin(distance: f32) -> usize {
+        ((distance * Self::PER_UNIT) as usize).min(Self::BINS - 1)
+    }
+
+    /// The bins in order: where each begins, and how many it holds.
+    pub fn bins(&self) -> impl Iterator<Item = (f64, u64)> {
+        let begin = |bin: usize| bin as f64 / f64::from(Self::PER_UNIT);
+        self.0
+            .iter()
+            .enumerate()
+            .map(move |(bin, count)| (begin(bin), *count))
+    }
+
+    /// Verifications.
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// [`Stats`] at one moment. Displays as a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -235,6 +291,13 @@ pub struct Snapshot {
     pub generated: u64,
     /// Faces covered, by reason.
     pub covered: [(Reason, u64); Reason::ALL.len()],
+    /// How far verified outputs were from the persons.
+    pub distances: Distances,
+    /// Verifications that could not be done; the faces were covered.
+    pub unverifiable: u64,
+    /// Faces, each counted once for as long as it was followed, that were covered because their output resembled the
+    /// person.
+    pub similar: u64,
     /// Time per stage.
     pub stages: [(Stage, Times); Stage::ALL.len()],
     /// Whether a stage has panicked.
@@ -262,6 +325,9 @@ impl fmt::Display for Snapshot {
             ("faces", self.faces),
             ("  generated", self.generated),
             ("  covered", self.faces.saturating_sub(self.generated)),
+            ("verified outputs", self.distances.count()),
+            ("  that resembled the person", self.similar),
+            ("  not possible", self.unverifiable),
         ];
         for (name, count) in rows {
             writeln!(f, "{name:<42}{count:>10}")?;

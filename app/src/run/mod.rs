@@ -131,6 +131,11 @@ pub struct Faces {
           value_parser = coast)]
     pub coast: f64,
 
+    /// Time from one comparison of a replaced face with the person to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().verify.every.as_secs_f64(),
+          value_parser = verify)]
+    pub verify: f64,
+
     /// Threads per network
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub threads: u32,
@@ -205,6 +210,8 @@ impl Faces {
         settings.scan.thorough = true;
         settings.trust.smallest_face = self.min_face;
         settings.track.coast = Duration::from_secs_f64(self.coast);
+        // There is no later frame in which the others could be verified.
+        settings.verify.most = usize::MAX;
         settings
     }
 }
@@ -282,6 +289,10 @@ fn score(text: &str) -> Result<f32, String> {
 
 fn coast(text: &str) -> Result<f64, String> {
     in_range(text, 0.0, 60.0)
+}
+
+fn verify(text: &str) -> Result<f64, String> {
+    in_range(text, 0.1, 60.0)
 }
 
 /// Runs to the end of the input, or until `interrupted` is set; the output is closed properly then too. GStreamer must

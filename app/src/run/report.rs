@@ -68,6 +68,12 @@ impl Report {
             "faces": snapshot.faces,
             "generated": snapshot.generated,
             "covered": covered,
+            "verified": {
+                "outputs": snapshot.distances.count(),
+                "similar": snapshot.similar,
+                "not_possible": snapshot.unverifiable,
+                "distances": snapshot.distances.0,
+            },
             "stages_ms": stages,
             "fps": self.frames_per_second(),
             "elapsed_s": self.elapsed.as_secs_f64(),

@@ -626,6 +626,7 @@ pub(crate) fn persona(faces: &Faces, live: bool) -> Result<Persona, Error> {
     element.set_property("threshold", faces.threshold);
     element.set_property("min-face", faces.min_face);
     element.set_property("coast", faces.coast);
+    element.set_property("verify", faces.verify);
     element.set_property("threads", faces.threads);
     element.set_property("deadline", faces.deadline(live));
     element

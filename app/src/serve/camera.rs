@@ -205,6 +205,7 @@ impl Supervisor {
         element.set_property("threshold", faces.threshold);
         element.set_property("min-face", faces.min_face as f32);
         element.set_property("coast", faces.coast);
+        element.set_property("verify", faces.verify);
         element.set_property("deadline", faces.deadline);
         let persona: Persona = element
             .downcast()
@@ -251,7 +252,7 @@ impl Supervisor {
             });
         }
         let begun = Instant::now();
-        let (mut shown, mut broken) = (false, None);
+        let (mut shown, mut similar, mut broken) = (false, 0, None);
         loop {
             if !matches!(self.stop.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
                 return None;
@@ -287,7 +288,13 @@ impl Supervisor {
                 self.health.count(Count::PipelineFaults);
                 return Some(Lost::Pipeline);
             }
-            if !shown && snapshot.is_some_and(|snapshot| snapshot.frames > 0) {
+            let Some(snapshot) = snapshot else { continue };
+            if snapshot.similar > similar {
+                similar = snapshot.similar;
+                self.health
+                    .note("a replaced face resembled its person; it stays covered");
+            }
+            if !shown && snapshot.frames > 0 {
                 shown = true;
                 self.health.set_camera(None, now);
             }

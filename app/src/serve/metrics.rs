@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use board::State;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use super::page::Visits;
 use super::site::{Served, Site};
 use super::status::{Count, Lost, Totals};
-use crate::pipeline::{Reason, Snapshot, Stage};
+use crate::pipeline::{Distances, Reason, Snapshot, Stage};
 use crate::run::usage;
 
 /// A label's name and value.
@@ -98,6 +98,32 @@ impl Writer<'_> {
         self.family((name, help), MetricType::Gauge, samples, |value, encoder| {
             ConstGauge::new(value).encode(encoder)
         })
+    }
+
+    fn distances<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (&'v str, Distances)>,
+    ) -> fmt::Result {
+        let samples = samples
+            .into_iter()
+            .map(|(stream, distances)| ([("stream", stream)], distances));
+        self.family(
+            (name, help),
+            MetricType::Histogram,
+            samples,
+            |value, mut encoder| {
+                let begins = value.bins().map(|(begin, _)| begin);
+                let ends = begins.skip(1).chain([f64::MAX]);
+                let buckets: Vec<_> = ends.zip(value.bins().map(|(_, count)| count)).collect();
+                let sum = value
+                    .bins()
+                    .map(|(begin, count)| (begin + 0.025) * count as f64)
+                    .sum();
+                encoder.encode_histogram::<NoLabelSet>(sum, value.count(), &buckets, None)
+            },
+        )
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> fmt::Result {
@@ -401,6 +427,27 @@ impl Metrics {
             "Faces covered, once per frame, by reason",
             covered,
         )?;
+        let mut count = |name: &str, help: &str, value: fn(&Totals) -> u64| {
+            let samples = totals
+                .iter()
+                .map(|(stream, totals)| ([("stream", *stream)], value(totals)));
+            writer.counters(name, help, samples)
+        };
+        count(
+            "faces_similar",
+            "Faces that were covered because their output resembled the person, once each",
+            |totals| totals.similar,
+        )?;
+        count(
+            "verifications_failed",
+            "Verifications that could not be done; the faces were covered",
+            |totals| totals.unverifiable,
+        )?;
+        writer.distances(
+            "verification_distance",
+            "How far verified outputs were from the persons, in distances of embeddings",
+            totals.iter().map(|(stream, totals)| (*stream, totals.distances)),
+        )?;
         let names: [String; Stage::ALL.len()] = Stage::ALL.map(|stage| stage.to_string());
         let runs = totals.iter().flat_map(|(stream, totals)| {
             let row = names.iter().zip(totals.stages);
@@ -474,6 +521,8 @@ pub(super) fn label(reason: Reason) -> &'static str {
         Reason::Late => "late",
         Reason::Load => "load",
         Reason::Mask => "mask",
+        Reason::Similar => "similar",
+        Reason::Unverified => "unverified",
         Reason::Network => "network",
         Reason::Policy => "policy",
         Reason::Frame => "frame",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use gstreamer as gst;
 
 use crate::element::Persona;
-use crate::pipeline::{Reason, Snapshot, Stage};
+use crate::pipeline::{Distances, Reason, Snapshot, Stage};
 
 /// Why a camera gives no picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +140,12 @@ pub struct Totals {
     pub generated: u64,
     /// Faces covered, by reason.
     pub covered: [u64; Reason::ALL.len()],
+    /// How far verified outputs were from the persons.
+    pub distances: Distances,
+    /// Verifications that could not be done.
+    pub unverifiable: u64,
+    /// Faces that were covered because their output resembled the person, each once.
+    pub similar: u64,
     /// Runs and time of each stage.
     pub stages: [(u64, Duration); Stage::ALL.len()],
 }
@@ -153,6 +159,11 @@ impl Totals {
         for (sum, (_, count)) in self.covered.iter_mut().zip(&snapshot.covered) {
             *sum += count;
         }
+        for (sum, count) in self.distances.0.iter_mut().zip(&snapshot.distances.0) {
+            *sum += count;
+        }
+        self.unverifiable += snapshot.unverifiable;
+        self.similar += snapshot.similar;
         for ((count, time), (_, times)) in self.stages.iter_mut().zip(&snapshot.stages) {
             *count += times.count;
             *time += times

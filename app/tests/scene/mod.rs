@@ -151,10 +151,12 @@ pub enum Fault {
     Turned,
     /// Takes 30 ms.
     Slow,
+    /// A generator that gives the person back.
+    Same,
 }
 
 impl Fault {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::None,
         Self::Error,
         Self::NotFinite,
@@ -163,6 +165,7 @@ impl Fault {
         Self::Poor,
         Self::Turned,
         Self::Slow,
+        Self::Same,
     ];
 }
 
@@ -325,13 +328,13 @@ fn embed(inputs: &[&Tensor], outputs: &mut [Tensor], _: Fault) {
     }
 }
 
-/// The negative of each face.
+/// The negative of each face, or the face.
 fn generate(inputs: &[&Tensor], outputs: &mut [Tensor], fault: Fault) {
     let [image, mask] = outputs else {
         panic!("two outputs")
     };
     for (to, from) in image.data_mut().iter_mut().zip(inputs[0].data()) {
-        *to = -from;
+        *to = if fault == Fault::Same { *from } else { -from };
     }
     mask.data_mut()
         .fill(if fault == Fault::Poor { 0.6 } else { 0.95 });

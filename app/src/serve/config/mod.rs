@@ -248,6 +248,9 @@ pub struct Faces {
     /// Seconds for which a face stays covered after it was last detected.
     #[serde(deserialize_with = "coast")]
     pub coast: f64,
+    /// Seconds from one comparison of a replaced face with the person to the next.
+    #[serde(deserialize_with = "verify")]
+    pub verify: f64,
     /// Longest time that a frame may take, milliseconds; faces untreated by then are covered.
     #[serde(deserialize_with = "whole::<_, 20, 10_000>")]
     pub deadline: u32,
@@ -263,6 +266,7 @@ impl Default for Faces {
             threshold: settings.possible,
             min_face: settings.trust.smallest_face as u32,
             coast: settings.track.coast.as_secs_f64(),
+            verify: settings.verify.every.as_secs_f64(),
             deadline: 500,
         }
     }
@@ -509,6 +513,10 @@ fn score<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
 
 fn coast<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     real(from, 0.0, 60.0)
+}
+
+fn verify<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    real(from, 0.1, 60.0)
 }
 
 #[cfg(test)]
