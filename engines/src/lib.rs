@@ -53,6 +53,7 @@ use models::{Network, Store};
 pub mod admission;
 pub mod cpu;
 pub mod detector;
+mod distance;
 mod drawing;
 pub mod embedding;
 mod error;

@@ -6,16 +6,13 @@ use kernels::{Point, Rect};
 
 use super::Sample;
 use crate::cpu::{Probe, Runtime};
-use crate::detector::{self, InputSize};
+use crate::detector::{self, InputSize, THRESHOLD};
+use crate::distance::{cosine, displacement, eyes, points, psnr, squared};
 use crate::models::Network;
 use crate::{Detection, Error, Result};
 
-/// The detector's threshold in the product.
-pub const THRESHOLD: f32 = 0.35;
 /// Two boxes that overlap this much are the same face.
 const SAME_FACE: f32 = 0.5;
-/// Landmarks of the outer corners of the eyes (iBUG 300-W order).
-const OUTER_EYES: [usize; 2] = [36, 45];
 
 /// Faces are measured where FP32's landmarks lie nearer than this to the detector's points on average, in parts of the
 /// crop's side, and the outer eye corners farther apart than the second number: the program covers the others
@@ -418,27 +415,6 @@ fn best(face: &Rect, detections: &[Detection]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// `x, y` after `x, y` as points.
-fn points(values: &[f32]) -> &[[f32; 2]] {
-    values.as_chunks().0
-}
-
-fn distance(p: [f32; 2], q: [f32; 2]) -> f64 {
-    f64::from(p[0] - q[0]).hypot(f64::from(p[1] - q[1]))
-}
-
-/// Mean distance of points.
-fn displacement(a: &[[f32; 2]], b: &[[f32; 2]]) -> f64 {
-    let total: f64 = a.iter().zip(b).map(|(p, q)| distance(*p, *q)).sum();
-    total / a.len().max(1) as f64
-}
-
-/// Distance of the outer eye corners.
-fn eyes(landmarks: &[f32]) -> f64 {
-    let [left, right] = OUTER_EYES.map(|eye| points(landmarks).get(eye).copied().unwrap_or([f32::NAN; 2]));
-    distance(left, right)
-}
-
 /// The detector's five points out of 68: eyes, tip of the nose, corners of the mouth.
 fn five_of(landmarks: &[f32]) -> [[f32; 2]; 5] {
     let points = points(landmarks);
@@ -455,22 +431,6 @@ fn five_of(landmarks: &[f32]) -> [[f32; 2]; 5] {
     ]
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot =
-        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-/// Peak signal-to-noise ratio in dB; `peak` is the range of the values. Equal values give 120 dB, so that means exist.
-fn psnr(a: &[f32], b: &[f32], peak: f64) -> f64 {
-    let error = squared(a, b) / a.len().max(1) as f64;
-    (10.0 * (peak * peak / error).log10()).min(120.0)
-}
-
-fn squared(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
-}
-
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
@@ -484,24 +444,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_answers() {
-        // An error of 0.02 everywhere, of a range of 2: 20 log10(100) = 40 dB.
-        let (a, b) = (vec![0.5f32; 8], vec![0.52f32; 8]);
-        assert!((psnr(&a, &b, 2.0) - 40.0).abs() < 1e-4);
-        assert_eq!(psnr(&a, &a, 2.0), 120.0);
-        assert!((cosine(&[1.0, 0.0], &[1.0, 1.0]) - 0.5f64.sqrt()).abs() < 1e-7);
-        assert_eq!(squared(&[1.0, 2.0], &[4.0, -2.0]), 25.0);
-
-        // Eyes 0.4 apart, every point moved by (0.003, 0.004).
+    fn the_five_points_of_68() {
         let mut face = vec![0.5f32; 136];
-        face[2 * OUTER_EYES[0]] = 0.3;
-        face[2 * OUTER_EYES[1]] = 0.7;
-        let moved: Vec<f32> = face
-            .chunks(2)
-            .flat_map(|p| [p[0] + 0.003, p[1] + 0.004])
-            .collect();
-        assert!((displacement(points(&face), points(&moved)) - 0.005).abs() < 1e-6);
-        assert!((eyes(&face) - 0.4).abs() < 1e-6);
+        face[2 * 36] = 0.3;
         let five = five_of(&face);
         assert!((five[0][0] - (0.3 + 5.0 * 0.5) / 6.0).abs() < 1e-6);
         assert_eq!(five[2..], [[0.5; 2]; 3]);

@@ -6,8 +6,9 @@ use kernels::cpu::{Cpu, Tensor};
 use kernels::{Frame, MEAN_FACE, Point, Rect, Similarity};
 
 use super::Sample;
-use super::accuracy::{Samples, THRESHOLD};
+use super::accuracy::Samples;
 use crate::cpu::Runtime;
+use crate::detector::THRESHOLD;
 use crate::models::{Network, Store};
 use crate::{
     Detection, Detector, Embedder, Engine, Generator, Golden, InputSize, Landmarker, Result, Signature,
