@@ -170,43 +170,14 @@ fn runtime_error(signature: &Signature, error: &ort::Error) -> Error {
 }
 
 fn compare(signature: &Signature, kind: &str, wanted: &[Port], got: &[Outlet]) -> Result<()> {
-    let differs = |tensor: String, wanted: String, got: String| Error::Signature {
-        network: signature.network.clone(),
-        tensor,
-        wanted,
-        got,
-    };
-    if wanted.len() != got.len() {
-        let count = |count: usize| format!("{count} {kind}s");
-        return Err(differs(
-            format!("its list of {kind}s"),
-            count(wanted.len()),
-            count(got.len()),
-        ));
-    }
-    for (index, (wanted, got)) in wanted.iter().zip(got).enumerate() {
-        let matches = match got.dtype() {
-            ValueType::Tensor { ty, shape, .. } => {
-                *ty == TensorElementType::Float32
-                    && shape.len() == wanted.dims.len()
-                    && shape.len() <= 4
-                    && wanted
-                        .dims
-                        .iter()
-                        .zip(shape.iter())
-                        .all(|(wanted, got)| match wanted {
-                            Some(size) => *got == -1 || usize::try_from(*got) == Ok(*size),
-                            None => *got == -1,
-                        })
-            }
-            _ => false,
-        };
-        if wanted.name != got.name() || !matches {
-            let got = format!("`{}` {}", got.name(), got.dtype());
-            return Err(differs(format!("{kind} {index}"), wanted.to_string(), got));
+    let fits = |wanted: &Port, got: &Outlet| match got.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            *ty == TensorElementType::Float32 && shape.len() <= 4 && wanted.fits(got.name(), shape)
         }
-    }
-    Ok(())
+        _ => false,
+    };
+    let describe = |got: &Outlet| format!("`{}` {}", got.name(), got.dtype());
+    signature.compare(kind, wanted, got, fits, describe)
 }
 
 /// Inputs and outputs of one set of shapes, in ONNX Runtime's own memory.

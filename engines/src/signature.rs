@@ -1,5 +1,7 @@
 use std::fmt;
 
+use crate::{Error, Result};
+
 /// Name and shape of one input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
@@ -20,6 +22,17 @@ impl fmt::Display for Port {
             }
         }
         f.write_str("]")
+    }
+}
+
+impl Port {
+    /// Whether a tensor of this name and these sizes, -1 where they are chosen at run time, may be it.
+    pub(crate) fn fits(&self, name: &str, sizes: &[i64]) -> bool {
+        let size_fits = |(wanted, got): (&Option<usize>, &i64)| match wanted {
+            Some(size) => *got == -1 || usize::try_from(*got) == Ok(*size),
+            None => *got == -1,
+        };
+        self.name == name && self.dims.len() == sizes.len() && self.dims.iter().zip(sizes).all(size_fits)
     }
 }
 
@@ -62,5 +75,44 @@ impl Signature {
             dims: dims.into(),
         });
         self
+    }
+
+    /// Compares a list of the network's tensors, of this `kind`, with what a file or plan has in its place: by `fits`,
+    /// and told by `describe`.
+    ///
+    /// # Errors
+    /// [`Error::Signature`] for the first that differs.
+    pub(crate) fn compare<T>(
+        &self,
+        kind: &str,
+        wanted: &[Port],
+        got: &[T],
+        fits: impl Fn(&Port, &T) -> bool,
+        describe: impl Fn(&T) -> String,
+    ) -> Result<()> {
+        let differs = |tensor: String, wanted: String, got: String| Error::Signature {
+            network: self.network.clone(),
+            tensor,
+            wanted,
+            got,
+        };
+        if wanted.len() != got.len() {
+            let count = |count: usize| format!("{count} {kind}s");
+            return Err(differs(
+                format!("its list of {kind}s"),
+                count(wanted.len()),
+                count(got.len()),
+            ));
+        }
+        for (index, (wanted, got)) in wanted.iter().zip(got).enumerate() {
+            if !fits(wanted, got) {
+                return Err(differs(
+                    format!("{kind} {index}"),
+                    wanted.to_string(),
+                    describe(got),
+                ));
+            }
+        }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::proto::{
 /// The operator set that every network is written in.
 pub(crate) const OPSET: i64 = 13;
 /// The file format version that belongs to it.
-pub(crate) const IR_VERSION: i64 = 8;
+const IR_VERSION: i64 = 8;
 
 /// The name of a value in a graph that is being written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,17 +110,22 @@ impl Builder {
 
     /// The file's bytes.
     pub fn finish(self) -> Vec<u8> {
-        let model = Model {
-            ir_version: Some(IR_VERSION),
-            opset_import: vec![OperatorSet {
-                domain: Some(String::new()),
-                version: Some(OPSET),
-            }],
-            producer_name: Some("persona".into()),
-            graph: Some(self.graph),
-        };
-        model.encode_to_vec()
+        write(self.graph)
     }
+}
+
+/// A file with this network, as we write all of them.
+pub(crate) fn write(graph: Graph) -> Vec<u8> {
+    let model = Model {
+        ir_version: Some(IR_VERSION),
+        opset_import: vec![OperatorSet {
+            domain: Some(String::new()),
+            version: Some(OPSET),
+        }],
+        producer_name: Some("persona".into()),
+        graph: Some(graph),
+    };
+    model.encode_to_vec()
 }
 
 fn attribute(setting: &Setting<'_>) -> Attribute {

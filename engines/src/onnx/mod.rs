@@ -14,4 +14,4 @@ pub mod generator;
 pub mod proto;
 
 pub use builder::{Builder, Dim, Setting, Value};
-pub(crate) use builder::{IR_VERSION, OPSET};
+pub(crate) use builder::{OPSET, write};

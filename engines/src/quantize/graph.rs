@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use prost::Message;
 
+use crate::onnx::OPSET;
 use crate::onnx::proto::{
-    Attribute, AttributeType, DataType, Model, Node, OperatorSet, Tensor, TensorType, Type, ValueInfo,
+    Attribute, AttributeType, DataType, Model, Node, Tensor, TensorType, Type, ValueInfo,
 };
-use crate::onnx::{IR_VERSION, OPSET};
 use crate::{Error, Result};
 
 /// Operators that mean the same from operator set 9 to 13.
@@ -117,23 +117,14 @@ impl Graph {
             .collect();
         // One network is one sequence of bytes.
         initializer.sort_by(|a, b| a.name().cmp(b.name()));
-        let model = Model {
-            ir_version: Some(IR_VERSION),
-            opset_import: vec![OperatorSet {
-                domain: Some(String::new()),
-                version: Some(OPSET),
-            }],
-            producer_name: Some("persona".into()),
-            graph: Some(crate::onnx::proto::Graph {
-                node: self.nodes,
-                name: Some(self.name),
-                initializer,
-                input: self.inputs,
-                output: self.outputs,
-                value_info: Vec::new(),
-            }),
-        };
-        Ok(model.encode_to_vec())
+        Ok(crate::onnx::write(crate::onnx::proto::Graph {
+            node: self.nodes,
+            name: Some(self.name),
+            initializer,
+            input: self.inputs,
+            output: self.outputs,
+            value_info: Vec::new(),
+        }))
     }
 
     pub(super) fn refuse(&self, reason: impl Into<String>) -> Error {

@@ -367,40 +367,13 @@ impl fmt::Display for Found {
 
 impl Found {
     fn is(&self, port: &Port) -> bool {
-        let sizes = self.dims.sizes();
-        let fits = |(wanted, got): (&Option<usize>, &i64)| match wanted {
-            Some(size) => *got == -1 || usize::try_from(*got) == Ok(*size),
-            None => *got == -1,
-        };
-        self.name == port.name
-            && self.data_type == sys::FLOAT
-            && sizes.len() == port.dims.len()
-            && port.dims.iter().zip(sizes).all(fits)
+        self.data_type == sys::FLOAT && port.fits(&self.name, self.dims.sizes())
     }
 }
 
 fn compare(signature: &Signature, kind: &str, wanted: &[Port], got: &[Found]) -> Result<()> {
-    let differs = |tensor: String, wanted: String, got: String| Error::Signature {
-        network: signature.network.clone(),
-        tensor,
-        wanted,
-        got,
-    };
-    if wanted.len() != got.len() {
-        let count = |count: usize| format!("{count} {kind}s");
-        let (wanted, got) = (count(wanted.len()), count(got.len()));
-        return Err(differs(format!("its list of {kind}s"), wanted, got));
-    }
-    for (index, (wanted, got)) in wanted.iter().zip(got).enumerate() {
-        if !got.is(wanted) {
-            return Err(differs(
-                format!("{kind} {index}"),
-                wanted.to_string(),
-                got.to_string(),
-            ));
-        }
-    }
-    Ok(())
+    let fits = |wanted: &Port, got: &Found| got.is(wanted);
+    signature.compare(kind, wanted, got, fits, Found::to_string)
 }
 
 /// A place whose tensors lie where TensorRT can read and write them.
