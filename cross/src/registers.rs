@@ -1,7 +1,6 @@
 //! What NVIDIA's assembler says about the committed PTX: registers, shared memory, and whether anything had to be spilled.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -140,33 +139,7 @@ fn fetch(root: &Path, assembler: &Assembler) -> Result<PathBuf> {
     let (name, _) = assembler.wheel.split_once(' ').context("a wheel has a hash")?;
     let folder = root.join("target/ptxas").join(name);
     let ptxas = folder.join(assembler.ptxas);
-    if ptxas.is_file() {
-        return Ok(ptxas);
-    }
-    let partial = folder.with_extension("partial");
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    let requirements = partial.join("requirements.txt");
-    fs::write(&requirements, assembler.wheel)?;
-    eprintln!("fetching {name}: 40 MB, once");
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-    ]);
-    pip.args([
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--target",
-    ]);
-    steps::run(pip.arg(&partial).arg("--requirement").arg(&requirements)).context("ptxas: pip")?;
-    fs::rename(&partial, &folder)?;
+    steps::wheel(&folder, assembler.wheel, "40 MB")?;
     ensure!(
         ptxas.is_file(),
         "the wheel of {name} holds no {}",

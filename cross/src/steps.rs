@@ -1,7 +1,7 @@
 //! Running other programs, and telling how long the steps took.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -73,6 +73,42 @@ pub fn cargo(root: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root);
     cargo
+}
+
+/// Unpacks one wheel, given as pip's requirement with its hash, into `folder`; does nothing where that is there already.
+/// What was interrupted is begun anew.
+///
+/// # Errors
+/// When pip fails or the folder cannot be written.
+pub fn wheel(folder: &Path, requirement: &str, size: &str) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let (name, _) = requirement.split_once(' ').context("a wheel has a hash")?;
+    let partial = folder.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+    let requirements = partial.join("requirements.txt");
+    fs::write(&requirements, requirement)?;
+    eprintln!("fetching {name}: {size}, once");
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+    ]);
+    pip.args([
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--target",
+    ]);
+    run(pip.arg(&partial).arg("--requirement").arg(&requirements)).with_context(|| format!("{name}: pip"))?;
+    fs::rename(&partial, folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
 /// Builds the program `persona` in the given profile and gives the path of the executable.

@@ -4,7 +4,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -53,29 +52,7 @@ fn check_slots(root: &Path) -> Result<()> {
 fn rtx(root: &Path) -> Result<PathBuf> {
     let folder = root.join("target/tensorrt-rtx");
     let libraries = folder.join("tensorrt_rtx_libs");
-    if libraries.is_dir() {
-        return Ok(libraries);
-    }
-    let partial = root.join("target/tensorrt-rtx.partial");
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    let requirements = partial.join("requirements.txt");
-    fs::write(&requirements, RTX)?;
-    println!("fetching TensorRT-RTX: 89 MB, once");
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--no-deps",
-    ]);
-    pip.args(["--require-hashes", "--only-binary", ":all:", "--target"])
-        .arg(&partial);
-    steps::run(pip.arg("--requirement").arg(&requirements)).context("TensorRT-RTX: pip")?;
-    fs::rename(&partial, &folder)?;
+    steps::wheel(&folder, RTX, "89 MB")?;
     ensure!(libraries.is_dir(), "the wheel holds no tensorrt_rtx_libs");
     Ok(libraries)
 }
