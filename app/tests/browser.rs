@@ -209,6 +209,14 @@ fn an_operator_with_a_phone() {
         "nothing is wider than the phone"
     );
     browser.picture("2-anonymized");
+    browser.wait("document.querySelectorAll('#days article').length === 2");
+    assert_eq!(
+        browser.run("return document.querySelector('#file').getAttribute('href')"),
+        browser.run("return `/reports/${document.querySelector('#day').value}.json`")
+    );
+    browser.run("document.querySelector('#report').scrollIntoView()");
+    browser.picture("7-report");
+    browser.run("scrollTo(0, 0)");
 
     browser.click("#cover");
     state("Everything covered");

@@ -254,6 +254,55 @@ fn the_operator_sees_and_presses_and_nobody_else_does() {
 }
 
 #[test]
+fn a_day_is_reported_over_restarts() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let read = |name: &str| -> serde_json::Value {
+        let path = dir.path().join("reports").join(name);
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let mut frames = 0;
+    for starts in 1..=2 {
+        let (server, port) = start(dir.path());
+        wait_until("the box is ready", || {
+            request(port, "GET /readyz", &[], "").status == 200
+        });
+        for path in ["/api/reports", "/reports/2026-01-01.json"] {
+            assert_eq!(
+                request(port, &format!("GET {path}"), &[], "").status,
+                401,
+                "{path}"
+            );
+        }
+        let (cookie, _) = log_in(port);
+        let get = |path: &str| request(port, &format!("GET {path}"), &[&cookie], "");
+        let mut days = Vec::<String>::new();
+        wait_until("there is a day", || {
+            days = serde_json::from_str(&get("/api/reports").text()).unwrap();
+            !days.is_empty()
+        });
+        let today = format!("{}.json", days[0]);
+        let shown: serde_json::Value =
+            serde_json::from_str(&get(&format!("/reports/{today}")).text()).unwrap();
+        assert_eq!((&shown["schema"], &shown["starts"]), (&1.into(), &starts.into()));
+        for path in [
+            "/reports/1999-01-01.json",
+            "/reports/persona.toml",
+            "/reports/..%2Fpersona.toml",
+        ] {
+            assert_eq!(get(path).status, 404, "{path}");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(server.stop(), Some(0));
+        let now = read(&today)["streams"]["hall"]["frames"]["anonymized"]
+            .as_u64()
+            .unwrap();
+        assert!(now > frames + 10, "{now} frames after {frames}");
+        frames = now;
+    }
+}
+
+#[test]
 fn strangers_guessers_and_nonsense_are_turned_away() {
     clip::init();
     let dir = tempfile::tempdir().unwrap();

@@ -253,6 +253,8 @@ pub struct Distances(pub [u64; Self::BINS]);
 impl Distances {
     /// Number of bins; the last one has no end.
     pub const BINS: usize = 24;
+    /// Width of a bin.
+    pub const STEP: f64 = 0.05;
     /// Bins for a distance of 1.
     const PER_UNIT: f32 = 20.0;
 

@@ -119,7 +119,7 @@ impl Writer<'_> {
                 let buckets: Vec<_> = ends.zip(value.bins().map(|(_, count)| count)).collect();
                 let sum = value
                     .bins()
-                    .map(|(begin, count)| (begin + 0.025) * count as f64)
+                    .map(|(begin, count)| (begin + Distances::STEP / 2.0) * count as f64)
                     .sum();
                 encoder.encode_histogram::<NoLabelSet>(sum, value.count(), &buckets, None)
             },
@@ -191,6 +191,12 @@ impl Metrics {
             "privacy_state",
             "1 for the privacy state of the box, else 0",
             states,
+        )?;
+        let kept = flag(!site.report_stopped());
+        writer.gauge(
+            "report_up",
+            "1 while the daily privacy report is kept, 0 when it cannot be written",
+            Some(kept),
         )?;
         let noted = site.events.noted();
         writer.counter("events", "Events, as the page lists them", noted)?;

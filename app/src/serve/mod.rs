@@ -15,6 +15,7 @@ mod metrics;
 mod output;
 mod page;
 mod recording;
+mod report;
 mod site;
 mod slate;
 pub mod status;
@@ -38,6 +39,7 @@ use crate::rtsp::{Listen, Server};
 use camera::Supervisor;
 use config::{Authentication, Camera, Config, Secret};
 use output::{Output, WAITING};
+use report::Report;
 use site::{Served, Site};
 use status::{Events, Health};
 
@@ -122,6 +124,7 @@ pub fn run(
         running.site.round(Instant::now());
         std::thread::sleep(ROUND);
     }
+    running.site.finish();
     Ok(())
 }
 
@@ -178,6 +181,11 @@ impl Running {
             server,
             Arc::new(panel),
             sensors(),
+            Report::new(
+                config.report.folder.clone(),
+                config.report.keep as usize,
+                &config.site,
+            ),
             now,
         ));
         let streams = config

@@ -1,12 +1,14 @@
 //! The box as its page, its metrics and its panel see it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use board::sensors::{Readings, Sensors};
 use board::{Press, State};
+use gstreamer as gst;
 
+use super::report::{self, Figures, Report};
 use super::status::Count;
 use super::status::{Events, Health, Lost};
 use crate::panel::{Panel, Request};
@@ -34,6 +36,9 @@ pub(super) struct Site {
     /// The privacy state of the latest round.
     state: Mutex<State>,
     sensors: Sensors,
+    report: Mutex<Report>,
+    /// Whether the report's latest file could not be written.
+    report_stopped: AtomicBool,
     started: Instant,
     /// Milliseconds from `started` to the main loop's last round.
     alive: AtomicU64,
@@ -48,6 +53,7 @@ impl Site {
         server: Server,
         panel: Arc<Panel>,
         sensors: Sensors,
+        report: Report,
         now: Instant,
     ) -> Self {
         Self {
@@ -58,6 +64,8 @@ impl Site {
             panel,
             state: Mutex::default(),
             sensors,
+            report: Mutex::new(report),
+            report_stopped: AtomicBool::new(false),
             started: now,
             alive: AtomicU64::new(0),
         }
@@ -85,6 +93,48 @@ impl Site {
         );
         if before != state {
             self.events.note("box", state.to_string());
+        }
+        let mut report = self.report();
+        if report.is_due(now) {
+            self.look(&mut report, now);
+        }
+    }
+
+    /// The last round: what was counted is written down.
+    pub(super) fn finish(&self) {
+        let mut report = self.report();
+        self.look(&mut report, Instant::now());
+        self.reported(report.write());
+    }
+
+    /// The daily privacy report.
+    pub(super) fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the report's latest file could not be written.
+    pub(super) fn report_stopped(&self) -> bool {
+        self.report_stopped.load(Ordering::Relaxed)
+    }
+
+    fn look(&self, report: &mut Report, now: Instant) {
+        let date = gst::glib::DateTime::now_local().and_then(|now| now.format("%Y-%m-%d"));
+        // Without a date there is no day to count to; the counters go on.
+        let Ok(date) = date else { return };
+        let figures = self
+            .streams
+            .iter()
+            .map(|stream| (stream.health.name(), Figures::of(&stream.health)));
+        self.reported(report.look(now, &date, figures));
+    }
+
+    /// Says once that the report cannot be kept.
+    fn reported(&self, result: Result<(), report::Error>) {
+        let stopped = self.report_stopped.swap(result.is_err(), Ordering::Relaxed);
+        if let Err(error) = result
+            && !stopped
+        {
+            self.events.note("box", format!("privacy report: {error}"));
         }
     }
 

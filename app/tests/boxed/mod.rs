@@ -47,6 +47,7 @@ impl Boxed {
         let process = program
             .args(["serve", "--config"])
             .arg(&path)
+            .env("STATE_DIRECTORY", folder)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

@@ -19,6 +19,7 @@ use toml::Spanned;
 pub use address::{Mount, Name, Source};
 pub use secret::{Secret, Unusable};
 
+use super::report::default_folder;
 use crate::pipeline::Settings;
 use crate::run::{Encoding, PolicyName, Preset};
 
@@ -64,6 +65,9 @@ pub struct Config {
     /// The operator's page and the telemetry.
     #[serde(default)]
     pub page: Page,
+    /// The daily privacy report.
+    #[serde(default)]
+    pub report: Report,
     /// The cameras, one stream each.
     #[serde(default)]
     pub camera: Vec<Spanned<Camera>>,
@@ -174,6 +178,26 @@ impl Default for Page {
             public: false,
             hosts: Vec::new(),
             user: None,
+        }
+    }
+}
+
+/// `[report]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Report {
+    /// Folder for the files, made when it is not there.
+    pub folder: PathBuf,
+    /// How many days are kept; the oldest go first.
+    #[serde(deserialize_with = "whole::<_, 1, 36_500>")]
+    pub keep: u32,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            folder: default_folder(),
+            keep: 90,
         }
     }
 }
@@ -454,6 +478,7 @@ impl Config {
     fn resolve(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
         resolve(&mut self.networks.folder);
+        resolve(&mut self.report.folder);
         if let Some(tls) = &mut self.rtsp.tls {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
@@ -568,6 +593,7 @@ mod tests {
             ("rtsp.tls", "[rtsp.tls]\nzz = 1".to_owned()),
             ("rtsp.user", user.to_owned()),
             ("page", "[page]\nzz = 1".to_owned()),
+            ("report", "[report]\nzz = 1".to_owned()),
             ("camera", "[[camera]]\nzz = 1".to_owned()),
             ("camera.faces", format!("{CAMERA}[camera.faces]\nzz = 1")),
             ("camera.encoding", format!("{CAMERA}[camera.encoding]\nzz = 1")),

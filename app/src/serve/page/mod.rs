@@ -3,7 +3,7 @@
 //! | path | login | what |
 //! |---|---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | no | for machines; no picture, no address, no secret |
-//! | `/`, `/api/status`, `/preview/NAME`, `/support.json` | yes | for the operator |
+//! | `/`, `/api/status`, `/api/reports`, `/preview/NAME`, `/reports/DAY.json`, `/support.json` | yes | for the operator |
 //! | `/login`, `/logout`, `/api/press`, `/api/reset` | | POST, from the page itself only |
 //!
 //! # What keeps strangers out
@@ -176,6 +176,8 @@ fn router(page: Arc<Page>) -> Router {
         .route("/api/reset", post(reset))
         .route("/preview/{stream}", get(preview))
         .route("/support.json", get(support))
+        .route("/api/reports", get(days))
+        .route("/reports/{day}", get(day))
         .route("/logout", post(logout))
         .route_layer(axum::middleware::from_fn_with_state(page.clone(), only_operator));
     let everybody = Router::new()
@@ -456,6 +458,19 @@ async fn support(State(page): State<Arc<Page>>) -> impl IntoResponse {
     ([(header::CONTENT_DISPOSITION, disposition)], Json(bundle))
 }
 
+/// The days that have a privacy report.
+async fn days(State(page): State<Arc<Page>>) -> Json<Value> {
+    Json(json!(page.site.report().days()))
+}
+
+async fn day(State(page): State<Arc<Page>>, Path(name): Path<String>) -> Response {
+    let date = name.strip_suffix(".json");
+    match date.and_then(|date| page.site.report().day(date)) {
+        Some(report) => ([(header::CONTENT_TYPE, "application/json")], report).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
 /// The box for the page's script.
 fn describe(site: &Site, now: Instant) -> Value {
     let (state, readings) = (site.state(), site.readings());
@@ -479,6 +494,7 @@ fn describe(site: &Site, now: Instant) -> Value {
         "viewers": site.server.viewers(),
         "temperature_c": readings.hottest().map(|hottest| f64::from(hottest) / 1e3),
         "throttled": readings.throttled,
+        "report_stopped": site.report_stopped(),
         "streams": site.streams.iter().map(|stream| describe_stream(stream, now)).collect::<Vec<_>>(),
         "events": events,
     })

@@ -128,6 +128,7 @@ function show(status) {
     ["Viewers", String(status.viewers)],
     ["Hottest sensor", status.temperature_c === null ? null : `${status.temperature_c.toFixed(0)} °C`, status.throttled],
     ["Running for", duration(status.uptime_s)],
+    ["Privacy report", status.report_stopped ? "cannot be written" : "kept", status.report_stopped],
     ["Version", status.version],
   ]);
   find("#events").replaceChildren(...status.events.map((event) => {
@@ -143,6 +144,76 @@ function show(status) {
   }));
   before = { ...status, at: performance.now() };
 }
+
+const FAULTS = { pipeline: "stage failed", camera_lost: "camera lost", encoder: "encoder", recording: "recording" };
+const REASONS = {
+  small: "too small", turned: "turned away", landmarks: "landmarks not plausible", tentative: "perhaps a face",
+  coasting: "lost for a moment", look_ahead: "not yet detected", late: "out of time", load: "too hot or too late",
+  mask: "mask with holes", similar: "resembles the person", unverified: "not verified", network: "network failed",
+  policy: "asked for", zone: "in a covered zone", frame: "whole frame covered",
+};
+
+// Rows with something in them, the largest first.
+function counts(list, rows, names) {
+  const seen = Object.entries(rows).filter((row) => row[1] > 0).sort((a, b) => b[1] - a[1]);
+  list.replaceChildren(...seen.map(([name, count]) => {
+    const line = document.createElement("li");
+    line.textContent = `${names[name] ?? name}: ${number(count)}`;
+    return line;
+  }));
+}
+
+function reported([name, stream]) {
+  const made = find("#reported").content.firstElementChild.cloneNode(true);
+  find("h3", made).textContent = name;
+  const share = (part) => (stream.face_frames ? `${((100 * part) / stream.face_frames).toFixed(1)} %` : "-");
+  const check = stream.verification;
+  const faults = Object.entries(stream.faults).filter((row) => row[1] > 0);
+  facts(find(".facts", made), [
+    ["Faces seen", number(stream.face_frames)],
+    ["Replaced", share(stream.generated)],
+    ["Covered", share(stream.face_frames - stream.generated)],
+    ["Outputs verified", number(check.outputs)],
+    ["Resembled the person", number(check.similar), check.similar > 0],
+    ["Not verifiable", number(check.failed), check.failed > 0],
+    ["Faults", faults.length ? faults.map(([fault, count]) => `${FAULTS[fault] ?? fault} ${number(count)}`).join(", ") : "none", faults.length > 0],
+  ]);
+  counts(find(".why", made), stream.covered, REASONS);
+  const most = Math.max(...check.distances);
+  find(".distances", made).hidden = !most;
+  const bins = find(".bins", made);
+  bins.setAttribute("aria-label", `How far ${check.outputs} outputs were from the person; ${check.similar} too near`);
+  bins.replaceChildren(...check.distances.map((count, index) => {
+    const bin = document.createElement("i");
+    const begin = check.step * index;
+    bin.className = begin < check.limit ? "near" : "";
+    bin.title = `${begin.toFixed(2)} and more: ${count}`;
+    bin.style.setProperty("height", count ? `${Math.max(4, (100 * count) / most)}%` : "0");
+    return bin;
+  }));
+  return made;
+}
+
+async function report() {
+  try {
+    const answer = await fetch("/api/reports");
+    if (!answer.ok) return;
+    const days = await answer.json();
+    const day = find("#day");
+    const chosen = days.includes(day.value) ? day.value : days[0];
+    find("#report").hidden = !chosen;
+    if (!chosen) return;
+    day.replaceChildren(...days.map((name) => new Option(name, name, false, name === chosen)));
+    find("#file").href = `/reports/${chosen}.json`;
+    find("#file").download = `persona-${chosen}.json`;
+    const report = await (await fetch(`/reports/${chosen}.json`)).json();
+    find("#days").replaceChildren(...Object.entries(report.streams).map(reported));
+  } catch {
+    // The box does not answer: the status says so.
+  }
+}
+find("#day").addEventListener("change", report);
+setInterval(() => document.hidden || report(), 30000);
 
 async function round() {
   try {
@@ -165,3 +236,4 @@ find("#logout").addEventListener("click", async () => {
   location.assign("/login");
 });
 round();
+report();
