@@ -462,6 +462,8 @@ fn gst_launch_and_gst_inspect_load_the_plugin() {
         "min-face",
         "coast",
         "verify",
+        "masks",
+        "covered-zones",
         "deadline",
         "policy",
         "stats",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use board::{Rung, View};
 use kernels::Rect;
-use persona::pipeline::{Policy, Reason, Scan, Settings, Snapshot, Verify};
+use persona::pipeline::{Policy, Reason, Rules, Scan, Settings, Snapshot, Verify, Zones};
 use proptest::prelude::*;
 use scene::{Fault, Faults, Picture, SURE, Switch, UNSEEN, UNSURE, pipeline, run};
 
@@ -210,6 +210,17 @@ fn each_reason_covers() {
             |_| (),
         ),
         one(
+            Reason::Zone,
+            Settings {
+                zones: Zones {
+                    covered: vec!["0.5,0.2 1,0.2 1,1".parse().unwrap()],
+                    ..Zones::default()
+                },
+                ..settings()
+            },
+            |_| (),
+        ),
+        one(
             Reason::Frame,
             Settings {
                 policy: Policy::Shutter,
@@ -348,6 +359,88 @@ fn a_face_that_cannot_be_verified_is_covered_until_it_can_be() {
         faults.embedder.set(Fault::None);
         run(&mut pipeline, 40, &vec![picture.clone(); 10]);
         assert_eq!(pipeline.stats().snapshot().generated, 40, "{case}");
+    }
+}
+
+/// A picture that is a pattern all over, so that whatever covers it can be seen.
+fn pattern() -> Picture {
+    empty().with_face(Rect::new(0.0, 0.0, 320.0, 180.0), UNSEEN)
+}
+
+#[test]
+fn a_mask_covers_its_part_of_every_frame_and_nothing_else() {
+    // The left half, and a triangle below on the right.
+    let zones = Zones {
+        masked: vec![
+            "0,0 0.5,0 0.5,1 0,1".parse().unwrap(),
+            "1,0.5 1,1 0.5,1".parse().unwrap(),
+        ],
+        ..Zones::default()
+    };
+    let settings = Settings { zones, ..settings() };
+    let picture = pattern();
+    let faults = Faults::default();
+    // Whatever the networks say: nothing found, or nothing at all.
+    for fault in [Fault::None, Fault::Error] {
+        faults.landmarker.set(fault);
+        faults.generator.set(fault);
+        let (shown, stats) = anonymized(&settings, &faults, &vec![picture.clone(); 3]);
+        assert_eq!((stats.faces, stats.frames_covered), (0, 0), "{stats}");
+        for shown in &shown {
+            assert!(shown.changed(&picture, &Rect::new(0.0, 0.0, 160.0, 180.0).scaled(1.0 / 0.6)) > 0.9);
+            assert!(shown.changed(&picture, &Rect::new(280.0, 150.0, 40.0, 30.0)) > 0.9);
+            let open = Rect::new(161.0, 1.0, 158.0, 85.0);
+            assert_eq!(shown.changed(&picture, &open), 0.0);
+        }
+    }
+    // A face behind the mask is not replaced, one beside it is.
+    let (behind, beside) = (
+        Rect::new(40.0, 50.0, 60.0, 60.0),
+        Rect::new(190.0, 10.0, 60.0, 60.0),
+    );
+    let picture = empty().with_face(behind, SURE).with_face(beside, SURE);
+    let (shown, stats) = anonymized(&settings, &Faults::default(), std::slice::from_ref(&picture));
+    assert_eq!((stats.generated, stats.covered(Reason::Zone)), (1, 1), "{stats}");
+    for face in [behind, beside] {
+        assert!(shown[0].changed(&picture, &face) > 0.95);
+    }
+}
+
+#[test]
+fn rules_change_between_two_frames_and_no_frame_is_lost() {
+    let picture = pattern().with_face(FACE, SURE);
+    for look_ahead in [0, 2] {
+        let settings = Settings {
+            look_ahead,
+            ..settings()
+        };
+        let mut pipeline = pipeline(&settings, &Faults::default());
+        let mut shown = Vec::new();
+        let mut submit = |pipeline: &mut scene::Running, index| {
+            let frame = persona::frame::RawFrame::new(picture.clone(), scene::time(index));
+            pipeline.submit(frame, &mut |frame| shown.push(frame.into_buffer()));
+        };
+        (0..10).for_each(|index| submit(&mut pipeline, index));
+        pipeline.set_rules(Rules {
+            zones: Zones {
+                masked: vec!["0,0 0.3,0 0.3,1 0,1".parse().unwrap()],
+                covered: vec!["0.3,0 1,0 1,1 0.3,1".parse().unwrap()],
+            },
+            ..Rules::from(&settings)
+        });
+        (10..20).for_each(|index| submit(&mut pipeline, index));
+        pipeline.drain(&mut |frame| shown.push(frame.into_buffer()));
+        assert_eq!(shown.len(), 20);
+        let mask = Rect::new(0.0, 0.0, 96.0, 180.0).scaled(1.0 / 0.6);
+        for (index, shown) in shown.iter().enumerate() {
+            assert!(shown.changed(&picture, &FACE) > 0.9, "frame {index}");
+            // Frames that were held when the rules changed obey the new ones.
+            let is_masked = index + look_ahead >= 10;
+            assert_eq!(shown.changed(&picture, &mask) > 0.9, is_masked, "frame {index}");
+        }
+        let stats = pipeline.stats().snapshot();
+        assert_eq!(stats.dropped, 0);
+        assert_eq!(stats.covered(Reason::Zone), 10 + look_ahead as u64, "{stats}");
     }
 }
 

@@ -18,7 +18,7 @@ use kernels::cpu::Cpu;
 use super::pixels::{Layout, VideoBuffer};
 use crate::frame::{Anonymized, RawFrame};
 use crate::networks;
-use crate::pipeline::{self, MOST_HELD, Snapshot, Threads, Vitals};
+use crate::pipeline::{self, MOST_HELD, Polygon, Snapshot, Threads, Vitals};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -263,6 +263,7 @@ impl Persona {
         // Not from the copy: they may have changed while the networks were loading.
         let present = lock(&self.settings);
         threads.set_policy(present.policy.into());
+        threads.set_rules((&present.pipeline).into());
         threads.set_view(present.view.into());
         drop(present);
         gst::info!(
@@ -713,7 +714,7 @@ impl ObjectImpl for Persona {
                     .minimum(1.0)
                     .maximum(4096.0)
                     .default_value(pipeline.trust.smallest_face)
-                    .mutable_ready()
+                    .mutable_playing()
                     .build(),
                 glib::ParamSpecDouble::builder("coast")
                     .nick("Coasting time in seconds")
@@ -729,7 +730,17 @@ impl ObjectImpl for Persona {
                     .minimum(0.1)
                     .maximum(60.0)
                     .default_value(pipeline.verify.every.as_secs_f64())
-                    .mutable_ready()
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("masks")
+                    .nick("Masked parts of the picture")
+                    .blurb("Convex polygons that are covered in every frame, such as \"0,0 0.5,0 0.5,0.3; 0.9,0.9 1,0.9 1,1\": corners in fractions of the picture, polygons separated by ;. What cannot be understood covers everything")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("covered-zones")
+                    .nick("Zones in which faces are covered")
+                    .blurb("Convex polygons, written as masks are: faces that reach into one are covered, never replaced. What cannot be understood covers every face")
+                    .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("deadline")
                     .nick("Deadline in milliseconds")
@@ -782,6 +793,17 @@ impl ObjectImpl for Persona {
             "threshold" => pipeline.possible = value.get().expect("GObject has checked the type"),
             "min-face" => {
                 pipeline.trust.smallest_face = value.get().expect("GObject has checked the type");
+                self.set_rules(pipeline);
+            }
+            name @ ("masks" | "covered-zones") => {
+                let text: Option<String> = value.get().expect("GObject has checked the type");
+                let zones = self.zones(name, text.as_deref().unwrap_or_default());
+                if name == "masks" {
+                    pipeline.zones.masked = zones;
+                } else {
+                    pipeline.zones.covered = zones;
+                }
+                self.set_rules(pipeline);
             }
             "coast" => {
                 let seconds: f64 = value.get().expect("GObject has checked the type");
@@ -790,6 +812,7 @@ impl ObjectImpl for Persona {
             "verify" => {
                 let seconds: f64 = value.get().expect("GObject has checked the type");
                 pipeline.verify.every = Duration::from_secs_f64(seconds);
+                self.set_rules(pipeline);
             }
             "deadline" => {
                 let milliseconds: u32 = value.get().expect("GObject has checked the type");
@@ -824,6 +847,8 @@ impl ObjectImpl for Persona {
             "threshold" => pipeline.possible.to_value(),
             "min-face" => pipeline.trust.smallest_face.to_value(),
             "coast" => pipeline.track.coast.as_secs_f64().to_value(),
+            "masks" => Polygon::join(&pipeline.zones.masked).to_value(),
+            "covered-zones" => Polygon::join(&pipeline.zones.covered).to_value(),
             "verify" => pipeline.verify.every.as_secs_f64().to_value(),
             "deadline" => pipeline
                 .deadline
@@ -837,6 +862,22 @@ impl ObjectImpl for Persona {
 }
 
 impl Persona {
+    /// Polygons out of a property; the whole picture when one of them cannot be understood.
+    fn zones(&self, name: &str, text: &str) -> Vec<Polygon> {
+        Polygon::split(text).unwrap_or_else(|error| {
+            gst::error!(CAT, imp = self, "{name}: {error}: the whole picture is meant");
+            vec![Polygon::everything()]
+        })
+    }
+
+    /// Tells the running pipeline; under the lock of the settings, so that of two calls the later one holds.
+    fn set_rules(&self, settings: &pipeline::Settings) {
+        if let Some(threads) = self.running() {
+            threads.set_rules(settings.into());
+            self.shared.key_frames.store(KEY_FRAMES, Ordering::Release);
+        }
+    }
+
     fn set_policy(&self, before: Policy, policy: Policy) {
         let Some(threads) = self.running() else {
             return;

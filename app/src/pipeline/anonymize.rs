@@ -6,6 +6,7 @@ use engines::{Embedder, Embedding, Generator, Landmarker};
 use kernels::{Hull, Kernels, Landmarks, MEAN_FACE, Placement, Rect, Region, Similarity, Values};
 
 use super::verify::{self, Need, Verified};
+use super::zones::Placed;
 use super::{Error, Job, Policy, Reason, Settings, Shared, Stage, Stats, Treatment, mask, quality};
 use crate::frame::{Anonymized, Pixels};
 use crate::track::{Evidence, LandmarkFilter, Track, TrackId};
@@ -134,6 +135,7 @@ pub struct Anonymize<K: Kernels> {
     generator: Generator<K>,
     settings: Settings,
     memories: Vec<Memory>,
+    zones: Placed,
     sharpness: K::Tensor,
     failing: bool,
     /// Most faces of a frame that may be replaced at the present load.
@@ -172,6 +174,7 @@ impl<K: Kernels> Anonymize<K> {
             generator,
             settings: settings.clone(),
             memories: Vec::new(),
+            zones: Placed::new(settings.zones.clone()),
             sharpness,
             failing: false,
             most_replaced: None,
@@ -201,6 +204,12 @@ impl<K: Kernels> Anonymize<K> {
         shared: &Shared,
     ) -> (Option<Anonymized<B>>, Vec<Track>) {
         let stats = &shared.stats;
+        if let Some(rules) = shared.take_rules() {
+            self.zones = Placed::new(rules.zones);
+            self.settings.trust.smallest_face = rules.smallest_face;
+            self.settings.verify.every = rules.verify_every;
+        }
+        self.zones.fit(job.frame.buffer_mut().size());
         let policy = shared.policy();
         let hidden = policy == Policy::Shutter || shared.is_hidden();
         let sound = job.sound && !hidden && !stats.is_faulty();
@@ -333,7 +342,7 @@ impl<K: Kernels> Anonymize<K> {
         self.faces.clear();
         self.faces.extend(tracks.iter().map(|track| Face {
             track: *track,
-            candidate: admit(track, policy, trust.smallest_face),
+            candidate: admit(track, policy, trust.smallest_face, &self.zones),
             placement: None,
             asymmetry: 0.0,
             need: Need::No,
@@ -690,6 +699,7 @@ impl<K: Kernels> Anonymize<K> {
         let rest = self.faces.iter().filter(|face| !face.replaced);
         self.regions.clear();
         self.regions.extend(rest.map(|face| face.region(policy)));
+        self.regions.extend(self.zones.masks());
         if !self.regions.is_empty() {
             self.kernels.cover(frame, &self.regions)?;
             clock.took(Stage::Cover, start.elapsed());
@@ -700,9 +710,10 @@ impl<K: Kernels> Anonymize<K> {
 }
 
 /// Whether a track may be replaced at all.
-fn admit(track: &Track, policy: Policy, smallest: f32) -> Result<(), Reason> {
+fn admit(track: &Track, policy: Policy, smallest: f32, zones: &Placed) -> Result<(), Reason> {
     match (policy, track.evidence) {
         (Policy::Cover | Policy::Head | Policy::Shutter, _) => Err(Reason::Policy),
+        _ if zones.hide(&track.rect) => Err(Reason::Zone),
         (_, Evidence::Tentative) => Err(Reason::Tentative),
         (_, Evidence::Coasting) => Err(Reason::Coasting),
         (_, Evidence::LookAhead) => Err(Reason::LookAhead),

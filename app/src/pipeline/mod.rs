@@ -26,9 +26,11 @@ mod stats;
 mod threads;
 mod trust;
 mod verify;
+mod zones;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use board::{Rung, View};
@@ -42,6 +44,7 @@ pub use stats::{Distances, Snapshot, Stage, Stats, Times, Vitals};
 pub use threads::{Stopped, Threads};
 pub use trust::Trust;
 pub use verify::Verify;
+pub use zones::{BadPolygon, Polygon, Zones};
 
 use crate::frame::{Anonymized, Pixels, RawFrame};
 use crate::track::{OneEuro, Track, TrackSettings};
@@ -101,6 +104,8 @@ pub enum Reason {
     Network,
     /// The operator wants it so.
     Policy,
+    /// In a zone in which faces are always covered.
+    Zone,
     /// The box sheds work: too hot, or late.
     Load,
     /// The whole frame was covered.
@@ -109,7 +114,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enumeration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Small,
         Self::Turned,
         Self::Landmarks,
@@ -122,6 +127,7 @@ impl Reason {
         Self::Unverified,
         Self::Network,
         Self::Policy,
+        Self::Zone,
         Self::Load,
         Self::Frame,
     ];
@@ -142,6 +148,7 @@ impl fmt::Display for Reason {
             Self::Unverified => "not verified",
             Self::Network => "network failed",
             Self::Policy => "asked for",
+            Self::Zone => "in a covered zone",
             Self::Load => "too hot or too late",
             Self::Frame => "whole frame covered",
         })
@@ -170,6 +177,8 @@ pub struct Settings {
     /// Least share of the hull, 0 to 1, in which the generator's own mask reaches `mask_floor`; below it the face is
     /// covered ([`Reason::Mask`]).
     pub mask_coverage: f32,
+    /// Parts of the picture that are covered, and parts in which faces are.
+    pub zones: Zones,
     /// How the output is verified.
     pub verify: Verify,
     /// Most faces in one run of a network; what the networks were made for.
@@ -195,6 +204,7 @@ impl Default for Settings {
             smoothing: OneEuro::default(),
             mask_floor: 0.9,
             mask_coverage: 0.9,
+            zones: Zones::default(),
             verify: Verify::default(),
             max_faces: 4,
             policy: Policy::default(),
@@ -283,6 +293,27 @@ pub(crate) struct Job<B> {
     sound: bool,
 }
 
+/// What may change while a pipeline runs, beside the policy; it holds for whole frames.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// See [`Settings::zones`].
+    pub zones: Zones,
+    /// See [`Trust::smallest_face`].
+    pub smallest_face: f32,
+    /// See [`Verify::every`].
+    pub verify_every: Duration,
+}
+
+impl From<&Settings> for Rules {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            zones: settings.zones.clone(),
+            smallest_face: settings.trust.smallest_face,
+            verify_every: settings.verify.every,
+        }
+    }
+}
+
 /// What the threads of a pipeline share with whoever runs it.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -292,6 +323,9 @@ pub(crate) struct Shared {
     view: AtomicU8,
     /// [`Rung`] as its place in [`Rung::ALL`].
     rung: AtomicU8,
+    /// Whether there are new rules: the lock is not asked otherwise.
+    changed: AtomicBool,
+    rules: Mutex<Option<Rules>>,
 }
 
 impl Shared {
@@ -309,6 +343,19 @@ impl Shared {
         let index = usize::from(self.policy.load(Ordering::Acquire));
         // No other number is ever stored; should one be, nothing is shown.
         Policy::ALL.get(index).copied().unwrap_or(Policy::Shutter)
+    }
+
+    fn set_rules(&self, rules: Rules) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Some(rules);
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// The new rules, once.
+    fn take_rules(&self) -> Option<Rules> {
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn set_view(&self, view: View) {
@@ -393,6 +440,11 @@ impl<K: Kernels, B: Pixels<K>> Pipeline<K, B> {
     /// whole, or leaves them to the policy.
     pub fn set_view(&mut self, view: View) {
         self.shared.set_view(view);
+    }
+
+    /// Changes the rules for the frames that have not been anonymized yet, held ones included.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.shared.set_rules(rules);
     }
 
     /// Changes how much work the frames that have not been anonymized yet are given.

@@ -9,7 +9,7 @@ use board::{Rung, View};
 use kernels::Kernels;
 
 use super::lookahead::LookAhead;
-use super::{Anonymize, Detect, Error, Job, Policy, Settings, Shared, Stats};
+use super::{Anonymize, Detect, Error, Job, Policy, Rules, Settings, Shared, Stats};
 use crate::frame::{Anonymized, Pixels, RawFrame};
 use crate::track::Track;
 
@@ -150,6 +150,11 @@ impl<B: Send + 'static> Threads<B> {
     /// whole, or leaves them to the policy.
     pub fn set_view(&self, view: View) {
         self.common.shared.set_view(view);
+    }
+
+    /// Changes the rules for the frames that have not been anonymized yet, held ones included.
+    pub fn set_rules(&self, rules: Rules) {
+        self.common.shared.set_rules(rules);
     }
 
     /// Changes how much work the frames that have not been anonymized yet are given.

@@ -50,7 +50,7 @@ pub(crate) use source::{link_video, test_caps};
 pub(crate) use stream::{formats, persona};
 
 use crate::panel;
-use crate::pipeline::{Policy, Settings};
+use crate::pipeline::{Policy, Polygon, Settings, Zones};
 
 /// What `persona run` is told.
 #[derive(Debug, Clone, Args)]
@@ -136,6 +136,14 @@ pub struct Faces {
           value_parser = verify)]
     pub verify: f64,
 
+    /// Part of the picture to cover in every frame, a convex polygon in fractions of it: "0,0 0.5,0 0.5,0.3"; may be given several times
+    #[arg(long = "mask", value_name = "POLYGON")]
+    pub masks: Vec<Polygon>,
+
+    /// Part of the picture in which faces are covered, never replaced; written as --mask is
+    #[arg(long = "cover-zone", value_name = "POLYGON")]
+    pub covered_zones: Vec<Polygon>,
+
     /// Threads per network
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub threads: u32,
@@ -205,6 +213,10 @@ impl Faces {
             possible: self.threshold,
             look_ahead: 0,
             policy: self.policy.into(),
+            zones: Zones {
+                masked: self.masks.clone(),
+                covered: self.covered_zones.clone(),
+            },
             ..Settings::default()
         };
         settings.scan.thorough = true;

@@ -17,7 +17,7 @@ use super::source::{Tracks, source};
 use super::{Error, Faces, Input, Mount, Options, Output, Report, report};
 use crate::element::Persona;
 use crate::panel::Panel;
-use crate::pipeline::{Snapshot, Stats};
+use crate::pipeline::{Polygon, Snapshot, Stats};
 use crate::rtsp::{Feed, Listen, Server};
 
 /// How often the run looks after itself.
@@ -627,6 +627,8 @@ pub(crate) fn persona(faces: &Faces, live: bool) -> Result<Persona, Error> {
     element.set_property("min-face", faces.min_face);
     element.set_property("coast", faces.coast);
     element.set_property("verify", faces.verify);
+    element.set_property("masks", Polygon::join(&faces.masks));
+    element.set_property("covered-zones", Polygon::join(&faces.covered_zones));
     element.set_property("threads", faces.threads);
     element.set_property("deadline", faces.deadline(live));
     element

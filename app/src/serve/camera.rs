@@ -21,6 +21,7 @@ use super::status::{Count, Health, Lost};
 use crate::element::Persona;
 use crate::networks::Pool;
 use crate::panel::Panel;
+use crate::pipeline::Polygon;
 use crate::run::{Error, formats, link_video, make, test_caps};
 
 /// How often a connection is looked at.
@@ -206,6 +207,8 @@ impl Supervisor {
         element.set_property("min-face", faces.min_face as f32);
         element.set_property("coast", faces.coast);
         element.set_property("verify", faces.verify);
+        element.set_property("masks", Polygon::join(&self.camera.zones.masked));
+        element.set_property("covered-zones", Polygon::join(&self.camera.zones.covered));
         element.set_property("deadline", faces.deadline);
         let persona: Persona = element
             .downcast()

@@ -531,6 +531,7 @@ pub(super) fn label(reason: Reason) -> &'static str {
         Reason::Unverified => "unverified",
         Reason::Network => "network",
         Reason::Policy => "policy",
+        Reason::Zone => "zone",
         Reason::Frame => "frame",
     }
 }

@@ -39,7 +39,6 @@ use crate::rtsp::{Listen, Server};
 use camera::Supervisor;
 use config::{Authentication, Camera, Config, Secret};
 use output::{Output, WAITING};
-use report::Report;
 use site::{Served, Site};
 use status::{Events, Health};
 
@@ -175,17 +174,12 @@ impl Running {
             None => Panel::start(board::Sim::default(), sensors(), None)?,
         };
         let site = Arc::new(Site::new(
-            &config.site,
+            config,
             served,
             events,
             server,
             Arc::new(panel),
             sensors(),
-            Report::new(
-                config.report.folder.clone(),
-                config.report.keep as usize,
-                &config.site,
-            ),
             now,
         ));
         let streams = config

@@ -8,6 +8,7 @@ use board::sensors::{Readings, Sensors};
 use board::{Press, State};
 use gstreamer as gst;
 
+use super::config::Config;
 use super::report::{self, Figures, Report};
 use super::status::Count;
 use super::status::{Events, Health, Lost};
@@ -47,24 +48,27 @@ pub(super) struct Site {
 impl Site {
     /// A box that has just been switched on.
     pub(super) fn new(
-        name: &str,
+        config: &Config,
         streams: Vec<Served>,
         events: Arc<Events>,
         server: Server,
         panel: Arc<Panel>,
         sensors: Sensors,
-        report: Report,
         now: Instant,
     ) -> Self {
         Self {
-            name: name.into(),
+            name: config.site.clone(),
             streams,
             events,
             server,
             panel,
             state: Mutex::default(),
             sensors,
-            report: Mutex::new(report),
+            report: Mutex::new(Report::new(
+                config.report.folder.clone(),
+                config.report.keep as usize,
+                &config.site,
+            )),
             report_stopped: AtomicBool::new(false),
             started: now,
             alive: AtomicU64::new(0),

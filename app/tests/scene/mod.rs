@@ -363,7 +363,10 @@ pub fn halves(settings: &Settings, faults: &Faults) -> (Detect<Cpu>, Anonymize<C
     )
 }
 
-pub fn pipeline(settings: &Settings, faults: &Faults) -> Pipeline<Cpu, Picture> {
+/// A pipeline on made-up frames.
+pub type Running = Pipeline<Cpu, Picture>;
+
+pub fn pipeline(settings: &Settings, faults: &Faults) -> Running {
     let (detect, anonymize) = halves(settings, faults);
     Pipeline::new(detect, anonymize, settings).unwrap()
 }

@@ -20,7 +20,7 @@ pub use address::{Mount, Name, Source};
 pub use secret::{Secret, Unusable};
 
 use super::report::default_folder;
-use crate::pipeline::Settings;
+use crate::pipeline::{Polygon, Settings};
 use crate::run::{Encoding, PolicyName, Preset};
 
 /// A file to begin with, every key in it explained.
@@ -226,6 +226,9 @@ pub struct Camera {
     /// What to do with faces.
     #[serde(default)]
     pub faces: Faces,
+    /// Parts of the picture that are covered, and parts in which faces are.
+    #[serde(default)]
+    pub zones: ZonesTable,
     /// How the stream is encoded.
     #[serde(default)]
     pub encoding: EncodingTable,
@@ -294,6 +297,18 @@ impl Default for Faces {
             deadline: 500,
         }
     }
+}
+
+/// `[camera.zones]`
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ZonesTable {
+    /// Covered in every frame.
+    #[serde(deserialize_with = "polygons")]
+    pub masked: Vec<Polygon>,
+    /// Faces that reach into one of these are covered, never replaced.
+    #[serde(deserialize_with = "polygons")]
+    pub covered: Vec<Polygon>,
 }
 
 /// `[camera.encoding]`
@@ -540,6 +555,15 @@ fn coast<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     real(from, 0.0, 60.0)
 }
 
+fn polygons<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Polygon>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let polygon = |(index, text): (usize, &String)| {
+        text.parse()
+            .map_err(|error| serde::de::Error::custom(format!("polygon {}: {error}", index + 1)))
+    };
+    texts.iter().enumerate().map(polygon).collect()
+}
+
 fn verify<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     real(from, 0.1, 60.0)
 }
@@ -596,6 +620,7 @@ mod tests {
             ("report", "[report]\nzz = 1".to_owned()),
             ("camera", "[[camera]]\nzz = 1".to_owned()),
             ("camera.faces", format!("{CAMERA}[camera.faces]\nzz = 1")),
+            ("camera.zones", format!("{CAMERA}[camera.zones]\nzz = 1")),
             ("camera.encoding", format!("{CAMERA}[camera.encoding]\nzz = 1")),
             ("camera.recording", format!("{CAMERA}[camera.recording]\nzz = 1")),
         ] {
@@ -620,7 +645,7 @@ mod tests {
     #[test]
     fn a_wrong_file_is_refused_with_place_and_remedy() {
         let camera = |more: &str| format!("{CAMERA}{more}");
-        let cases: [(String, &[&str]); 17] = [
+        let cases: [(String, &[&str]); 20] = [
             (
                 camera("look_ahed = 2"),
                 &["etc/persona.toml:4: look_ahed: unknown key"],
@@ -642,6 +667,18 @@ mod tests {
             (
                 camera("[camera.faces]\nthreshold = 0.9"),
                 &["wanted 0.05 to 0.35"],
+            ),
+            (
+                camera("[camera.zones]\nmasked = [\"0,0 1,0 1,1\", \"0,0 1,0\"]"),
+                &[":5: masked: polygon 2: 2 corners; wanted 3 to 32"],
+            ),
+            (
+                camera("[camera.zones]\ncovered = [\"0,0 1,0 1,1 0.5,0.2 0,1\"]"),
+                &[":5: covered: polygon 1", "convex", "make two polygons"],
+            ),
+            (
+                camera("[camera.zones]\ncovered = [\"0,0 100,0 100,100\"]"),
+                &["100,0 is outside of the picture", "0 to 1"],
             ),
             (camera("latency = \"200\""), &[":4: latency", "expected i64"]),
             ("[[camera]]\nname = \"hall\"\n".into(), &["missing", "source"]),
