@@ -4,7 +4,7 @@ use kernels::{Kernels, Point, Rect, Values};
 
 use crate::{Engine, Error, Result, Signature};
 
-const NETWORK: &str = "detector";
+pub(crate) const NETWORK: &str = "detector";
 /// Input pixels per cell of the output maps, and half the multiple that input sizes must have.
 pub(crate) const STRIDE: usize = 4;
 /// Score from which the product takes a detection for a face without doubt.

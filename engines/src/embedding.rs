@@ -4,7 +4,7 @@ use kernels::{Kernels, Similarity, Values};
 
 use crate::{Engine, Error, Result, Signature};
 
-const NETWORK: &str = "embedding";
+pub(crate) const NETWORK: &str = "embedding";
 /// Side of the chip in pixels.
 const SIDE: usize = 150;
 /// dlib's chip is this window of the aligned crop ([`kernels::FIVE_POINT_CHIP`] against [`kernels::MEAN_FACE_5`]).

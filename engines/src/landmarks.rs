@@ -4,7 +4,7 @@ use kernels::{Kernels, LANDMARKS, Landmarks, Point, Rect, Similarity, Values};
 
 use crate::{Engine, Error, Result, Signature};
 
-const NETWORK: &str = "landmarks";
+pub(crate) const NETWORK: &str = "landmarks";
 /// Side of the input in pixels.
 const SIDE: usize = 112;
 /// The crop's side over the larger side of the face's box: what the agreement in docs/networks.md was measured with.

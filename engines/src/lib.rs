@@ -148,6 +148,24 @@ impl Engines<Cpu> {
 }
 
 impl<K: Kernels + 'static> Engines<K> {
+    /// Engines that nobody has admitted, for measuring and for tests: what they show may be anybody. `side` is that of the
+    /// generator's pictures.
+    pub fn unproved(
+        detector: Box<dyn Engine<K>>,
+        landmarks: Box<dyn Engine<K>>,
+        embedding: Box<dyn Engine<K>>,
+        generator: Box<dyn Engine<K>>,
+        side: usize,
+    ) -> Self {
+        Self {
+            detector: Shared::new(detector::NETWORK, detector),
+            landmarks: Shared::new(landmarks::NETWORK, landmarks),
+            embedding: Shared::new(embedding::NETWORK, embedding),
+            generator: Shared::new(generator::NETWORK, generator),
+            side,
+        }
+    }
+
     /// The networks for one pipeline, with memory of its own for their inputs and outputs.
     ///
     /// # Errors

@@ -1,5 +1,8 @@
 //! `persona bench`: how fast the whole job is, and where the time goes.
 
+pub mod latency;
+mod null;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +30,15 @@ pub struct Options {
     /// Also run 1, 2, 4 and so on up to this many streams side by side, with one set of networks for all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub streams: Option<u32>,
+
+    /// Instead of all that, what the program adds to a frame's time beside its networks: made-up live streams, 25 pictures
+    /// a second, through networks that answer at once
+    #[arg(long, requires = "streams", conflicts_with = "clip")]
+    pub null_networks: bool,
+
+    /// How long each number of streams runs with --null-networks
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
 
     /// How faces are found and replaced
     #[command(flatten, next_help_heading = "Faces")]
@@ -113,12 +125,16 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Bench, Error> 
     })
 }
 
+/// 1, 2, 4, ... and `most`.
+fn counts(most: u32) -> impl Iterator<Item = u32> {
+    let doubling = std::iter::successors(Some(1), |streams| Some(2 * streams));
+    doubling.take_while(move |streams| *streams < most).chain([most])
+}
+
 /// Runs the clip through 1, 2, 4, ... and `most` elements at once, which share one set of networks.
 fn side_by_side(clip: &Path, most: u32, faces: &run::Faces) -> Result<Vec<SideBySide>, Error> {
     let engines = Pool::load(&faces.models(), faces.threads as usize)?.engines()?;
-    let doubling = std::iter::successors(Some(1), |streams| Some(2 * streams));
-    let counts = doubling.take_while(|streams| *streams < most).chain([most]);
-    counts
+    counts(most)
         .map(|streams| {
             let elements = (0..streams)
                 .map(|_| run::persona(faces, false).inspect(|element| element.set_engines(engines.clone())))
