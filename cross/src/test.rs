@@ -26,6 +26,8 @@ pub struct Options {
 const LONG_CASES: &str = "4096";
 /// How many faults are injected with `--long`; ordinarily 2,000.
 const LONG_FAULTS: &str = "100000";
+/// For how many seconds cameras come and go with `--long`; ordinarily 15.
+const LONG_SOAK: &str = "900";
 /// How long libFuzzer feeds each parser with `--long`.
 const LONG_FUZZING: u32 = 60;
 
@@ -71,6 +73,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         if options.long {
             test.env("PROPTEST_CASES", LONG_CASES);
             test.env("PERSONA_FAULTS", LONG_FAULTS);
+            test.env("PERSONA_SOAK", LONG_SOAK);
         }
         steps::run(&mut test)
     });

@@ -645,12 +645,15 @@ impl<K: Kernels> Anonymize<K> {
                 continue;
             };
             match face.need {
-                Need::Must if late => face.take_back(Reason::Late),
-                Need::Due(_) | Need::Must if !late => {
+                // One is verified even then: its new face is made already, and a stream whose frames all end a little
+                // too late would otherwise never show one.
+                Need::Must if late && !self.chosen.is_empty() => face.take_back(Reason::Late),
+                Need::Due(_) if late => (),
+                Need::Due(_) | Need::Must => {
                     self.aligns.push(placement.align);
                     self.chosen.push(index);
                 }
-                _ => (),
+                Need::No => (),
             }
         }
         if self.chosen.is_empty() {

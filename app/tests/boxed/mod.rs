@@ -94,7 +94,15 @@ impl Drop for Boxed {
 
 /// A counter or gauge of the box whose page is at this port: the sum over its labels, of which `label` is one.
 pub fn metric(page: u16, name: &str, label: &str) -> f64 {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", page)).unwrap();
+    // The page comes last when a box starts.
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut stream = loop {
+        match std::net::TcpStream::connect(("127.0.0.1", page)) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < until, "the page: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     let request = format!("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{page}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();

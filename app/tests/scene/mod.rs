@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use engines::{Detector, Embedder, Engine, Generator, Landmarker};
+use engines::{Detector, Embedder, Engine, Generator, Landmarker, Shared};
 use kernels::cpu::{Cpu, Tensor};
 use kernels::{Color, Frame, Kernels, MEAN_FACE, MEAN_FACE_5, Matrix, Plane, Planes, Point, Range, Rect};
 use persona::frame::{Anonymized, Pixels, RawFrame, Unmappable};
@@ -340,27 +340,47 @@ fn generate(inputs: &[&Tensor], outputs: &mut [Tensor], fault: Fault) {
         .fill(if fault == Fault::Poor { 0.6 } else { 0.95 });
 }
 
+/// The networks of a pipeline, or of several that share them: detector, landmarker, embedder, generator.
+pub struct Networks([Shared<Cpu>; 4]);
+
+impl Networks {
+    /// Networks that fail as `faults` says.
+    pub fn new(faults: &Faults) -> Self {
+        fn fake<F>(switch: &Switch, work: F) -> Shared<Cpu>
+        where
+            F: FnMut(&[&Tensor], &mut [Tensor], Fault) + Send + 'static,
+        {
+            let switch = switch.clone();
+            Shared::new("fake", Box::new(Fake { switch, work }))
+        }
+        Self([
+            fake(&faults.detector, detect),
+            fake(&faults.landmarker, locate),
+            fake(&faults.embedder, embed),
+            fake(&faults.generator, generate),
+        ])
+    }
+
+    /// The two halves of a pipeline with these networks.
+    pub fn halves(&self, settings: &Settings) -> (Detect<Cpu>, Anonymize<Cpu>) {
+        let cpu = &mut Cpu::new();
+        let faces = settings.max_faces;
+        let [detector, landmarker, embedder, generator] =
+            self.0.each_ref().map(|shared| Box::new(shared.clone()));
+        let detector = Detector::new(cpu, detector, LARGEST_INPUT).unwrap();
+        let landmarker = Landmarker::new(cpu, landmarker, faces).unwrap();
+        let embedder = Embedder::new(cpu, embedder, faces).unwrap();
+        let generator = Generator::new(cpu, generator, SIDE, faces).unwrap();
+        (
+            Detect::new(Cpu::new(), detector, settings).unwrap(),
+            Anonymize::new(Cpu::new(), landmarker, embedder, generator, settings).unwrap(),
+        )
+    }
+}
+
 /// The two halves of a pipeline that fails as `faults` says.
 pub fn halves(settings: &Settings, faults: &Faults) -> (Detect<Cpu>, Anonymize<Cpu>) {
-    fn fake<F>(switch: &Switch, work: F) -> Box<dyn Engine<Cpu>>
-    where
-        F: FnMut(&[&Tensor], &mut [Tensor], Fault) + Send + 'static,
-    {
-        Box::new(Fake {
-            switch: switch.clone(),
-            work,
-        })
-    }
-    let cpu = &mut Cpu::new();
-    let faces = settings.max_faces;
-    let detector = Detector::new(cpu, fake(&faults.detector, detect), LARGEST_INPUT).unwrap();
-    let landmarker = Landmarker::new(cpu, fake(&faults.landmarker, locate), faces).unwrap();
-    let embedder = Embedder::new(cpu, fake(&faults.embedder, embed), faces).unwrap();
-    let generator = Generator::new(cpu, fake(&faults.generator, generate), SIDE, faces).unwrap();
-    (
-        Detect::new(Cpu::new(), detector, settings).unwrap(),
-        Anonymize::new(Cpu::new(), landmarker, embedder, generator, settings).unwrap(),
-    )
+    Networks::new(faults).halves(settings)
 }
 
 /// A pipeline on made-up frames.
