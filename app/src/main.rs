@@ -142,14 +142,15 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
         tensorrt::build(&options, &folder.path())?;
         return Ok(ExitCode::SUCCESS);
     }
+    // A box asks for this before anything else works.
+    if let Command::Update(options) = command {
+        update::run(&options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     gst::init().context("GStreamer does not start; sudo apt-get install gstreamer1.0-plugins-base")?;
     element::register().context("GStreamer does not take the element persona")?;
     match command {
-        Command::Models { .. } | Command::Build { .. } => Ok(ExitCode::SUCCESS),
-        Command::Update(options) => {
-            update::run(&options)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Models { .. } | Command::Build { .. } | Command::Update(_) => Ok(ExitCode::SUCCESS),
         Command::Run(options) => {
             let report = run::run(&options, &*interrupted()?)?;
             print!("{report}");

@@ -50,12 +50,29 @@ const LIBRARIES: [&str; 4] = [
 ];
 
 /// Files of the repository, where they go, and their mode.
-const FILES: [(&str, &str, u32); 6] = [
+const FILES: [(&str, &str, u32); 11] = [
     (
         "cross/debian/persona.service",
         "usr/lib/systemd/system/persona.service",
         0o644,
     ),
+    (
+        "cross/debian/persona-update.service",
+        "usr/lib/systemd/system/persona-update.service",
+        0o644,
+    ),
+    (
+        "cross/debian/persona-confirm.service",
+        "usr/lib/systemd/system/persona-confirm.service",
+        0o644,
+    ),
+    (
+        "cross/debian/persona-confirm.timer",
+        "usr/lib/systemd/system/persona-confirm.timer",
+        0o644,
+    ),
+    ("cross/debian/update", "usr/lib/persona/update", 0o755),
+    ("cross/debian/confirm", "usr/lib/persona/confirm", 0o755),
     (
         "cross/debian/60-persona.rules",
         "usr/lib/udev/rules.d/60-persona.rules",
@@ -311,10 +328,10 @@ fn copyright(root: &Path) -> Result<String> {
 /// anything is left. The maintainer scripts run here, told of the root by `$DPKG_ROOT`; the program runs in qemu with
 /// the sysroot's libraries.
 fn check(root: &Path, sysroot: &Sysroot, package: &Path) -> Result<()> {
-    let status = fs::read_to_string(sysroot.path().join("var/lib/dpkg/status"))?;
+    // The sysroot is unpacked and not installed, so that dpkg knows nothing of it; each package brings its copyright.
     for depends in LIBRARIES.iter().chain(&RUNTIME) {
         let name = depends.split(' ').next().unwrap_or(depends);
-        let known = status.lines().any(|line| line == format!("Package: {name}"));
+        let known = sysroot.path().join("usr/share/doc").join(name).is_dir();
         ensure!(known, "the package depends on {name}, which the sysroot lacks");
     }
     let target = root.join("target/cross/root");
@@ -481,6 +498,82 @@ mod tests {
         for path in [PROGRAM, MODELS, CONFIGURATION, "etc/persona/environment"] {
             assert!(unit().contains(&format!("/{path}")), "{path}");
         }
+    }
+
+    /// A folder of made-up programs for a script of the package, and the folder of the slots in it.
+    fn programs(name: &str, programs: &[(&str, &str)]) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("persona-{name}-{}", std::process::id()));
+        let slots = folder.join("slots");
+        fs::create_dir_all(&slots).unwrap();
+        for (name, script) in programs {
+            program_file(&folder.join(name), script);
+        }
+        folder
+    }
+
+    fn program_file(file: &Path, script: &str) {
+        fs::write(file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// What a script of the package prints with these programs first in the path.
+    fn script(name: &str, folder: &Path) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("debian").join(name);
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("sh");
+        steps::output(shell.arg(script).arg(folder.join("slots")).env("PATH", path)).unwrap()
+    }
+
+    #[test]
+    fn the_version_of_the_slot_is_installed_before_the_service_starts() {
+        let folder = programs(
+            "update",
+            &[
+                ("persona", "echo /slots/b.deb"),
+                ("dpkg-deb", "echo 0.3.0"),
+                ("dpkg-query", "printf 0.2.0"),
+                ("dpkg", "echo \"$PERSONA_UPDATE $*\""),
+            ],
+        );
+        let installed = "version 0.3.0 takes the place of 0.2.0\n1 --force-downgrade --force-confold --install /slots/b.deb\n";
+        assert_eq!(script("update", &folder), installed);
+        // The one that was confirmed decides, even when the installed one does not work.
+        program_file(&folder.join("persona"), "exit 139");
+        assert_eq!(script("update", &folder), "", "what is installed runs");
+        program_file(&folder.join("slots/persona"), "echo /slots/a.deb");
+        assert!(script("update", &folder).ends_with("--install /slots/a.deb\n"));
+        program_file(&folder.join("dpkg-query"), "printf 0.3.0");
+        assert_eq!(script("update", &folder), "");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_version_is_confirmed_when_it_has_served_for_five_minutes() {
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: u64 = uptime.split('.').next().unwrap().parse().unwrap();
+        let confirmed = |state: &str, seconds: u64, updated: bool| {
+            let since = uptime.saturating_sub(seconds) * 1_000_000;
+            let systemctl =
+                format!("case $* in *StatusText*) echo '{state}' ;; *Timestamp*) echo {since} ;; esac");
+            let folder = programs(
+                "confirm",
+                &[("systemctl", &systemctl), ("persona", "echo \"$1 $4\"")],
+            );
+            if updated {
+                fs::write(folder.join("slots/state.json"), "{}").unwrap();
+            }
+            let said = script("confirm", &folder);
+            let kept = folder.join("slots/persona").exists();
+            fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(kept, said == "update confirm\n", "{said:?}");
+            kept
+        };
+        assert!(confirmed("anonymizing", 310, true));
+        assert!(confirmed("covering on request", 310, true));
+        assert!(!confirmed("anonymizing", 100, true));
+        assert!(!confirmed("covering", 310, true));
+        assert!(!confirmed("fault", 310, true));
+        assert!(!confirmed("anonymizing", 310, false), "nothing is on trial");
     }
 
     #[test]

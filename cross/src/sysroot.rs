@@ -65,6 +65,8 @@ impl Sysroot {
         };
         fs::create_dir_all(&sysroot.folder)?;
         sysroot.libraries()?;
+        sysroot.alternatives()?;
+        sysroot.processors()?;
         if !host_knows_target() {
             sysroot.compiler()?;
         }
@@ -138,6 +140,31 @@ impl Sysroot {
         self.unpack(&self.path(), &packages)
     }
 
+    /// The links that `update-alternatives` would make when the packages were installed: libav needs them.
+    fn alternatives(&self) -> Result<()> {
+        let libraries = self.path().join("usr/lib").join(MULTIARCH);
+        for name in ["blas", "lapack"] {
+            let file = format!("lib{name}.so.3");
+            match symlink(Path::new(name).join(&file), libraries.join(&file)) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| format!("cannot link {file}"));
+                }
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    /// Describes as many ARM processors as this machine has. In its user mode qemu opens a file of the sysroot in place of
+    /// the machine's, and without this one ONNX Runtime finds no processor that it knows in /proc/cpuinfo and follows a
+    /// null pointer.
+    fn processors(&self) -> Result<()> {
+        let own = fs::read_to_string("/proc/cpuinfo").context("cannot count the processors")?;
+        let folder = self.path().join("proc");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("cpuinfo"), processors(&own)).context("cannot describe processors for qemu")
+    }
+
     /// Unpacks Debian packages for arm64, and what they depend on, into a folder; does nothing when it was made of the
     /// same ones.
     fn unpack(&self, folder: &Path, packages: &[&str]) -> Result<()> {
@@ -179,17 +206,18 @@ impl Sysroot {
             remove(folder)?;
             fs::create_dir_all(folder)?;
         }
-        let depends = steps::output(Command::new("apt-cache").args(["depends", COMPILER]))?;
-        let needed = dependencies(&depends);
+        let mut depends = Command::new("apt-cache");
+        depends.args(["depends", "--recurse", "--important", COMPILER]);
+        let needed = dependencies(&steps::output(&mut depends)?);
         ensure!(
-            !needed.is_empty(),
-            "apt-cache knows no {COMPILER}; run apt-get update"
+            needed.iter().any(|package| package == STANDARD_LIBRARY),
+            "apt-cache knows no {COMPILER} with {STANDARD_LIBRARY}; run apt-get update"
         );
         let mut download = Command::new("apt-get");
         download
             .current_dir(&packages)
             .args(["--quiet", "download", COMPILER]);
-        steps::run(download.args(&needed).arg(STANDARD_LIBRARY))?;
+        steps::run(download.args(&needed))?;
         for package in fs::read_dir(&packages)? {
             steps::run(Command::new("dpkg").arg("-x").arg(package?.path()).arg(&rust))?;
         }
@@ -206,6 +234,21 @@ impl Sysroot {
     }
 }
 
+/// A /proc/cpuinfo of the Cortex-A72 that qemu emulates, with the processors of another one.
+fn processors(cpuinfo: &str) -> String {
+    cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .map(|line| {
+            format!(
+                "{line}\nBogoMIPS\t: 125.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid\n\
+                 CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n\
+                 CPU revision\t: 3\n\n"
+            )
+        })
+        .collect()
+}
+
 /// Whether the machine's own compiler has the target's standard library (`rustup target add`).
 fn host_knows_target() -> bool {
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
@@ -215,11 +258,11 @@ fn host_knows_target() -> bool {
         .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
-/// The packages of the compiler that lie beside it: its own library and LLVM's.
+/// The packages of the compiler that lie beside it: its own library, the standard library and LLVM's. The text is that
+/// of `apt-cache depends --recurse`, in which each package begins a line and what is said about it is indented.
 fn dependencies(depends: &str) -> Vec<String> {
     depends
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .filter(|package| package.starts_with("libstd-rust") || package.starts_with("libllvm"))
         .map(str::to_owned)
         .collect()
@@ -258,9 +301,22 @@ mod tests {
     }
 
     #[test]
+    fn every_processor_of_the_machine_is_described_as_an_arm() {
+        let text = processors("processor\t: 0\nmodel name\t: x\n\nprocessor\t: 1\n");
+        assert_eq!(text.matches("CPU part\t: 0xd08\n").count(), 2);
+        assert!(
+            text.starts_with("processor\t: 0\n") && !text.contains("model name"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_compiler_s_own_packages_are_found() {
-        let depends = "rustc-web\n  Depends: libc6\n  Depends: libllvm22\n  Depends: libstd-rust-web-1.96\n \
-             |Depends: gcc\n  Conflicts: rustc\n";
-        assert_eq!(dependencies(depends), ["libllvm22", "libstd-rust-web-1.96"]);
+        let depends = "rustc-web\n  Depends: libc6\n  Depends: libstd-rust-web-dev\nlibc6\nlibstd-rust-web-dev\n  \
+             Depends: libstd-rust-web-1.96\nlibstd-rust-web-1.96\n  Depends: libllvm22\n |Depends: gcc\nlibllvm22\n";
+        assert_eq!(
+            dependencies(depends),
+            ["libstd-rust-web-dev", "libstd-rust-web-1.96", "libllvm22"]
+        );
     }
 }

@@ -1,9 +1,12 @@
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clips, fuzz, kernels, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
+use crate::{clips, fuzz, hil, kernels, libtorch, ptx, setup, steps, steps::Steps, tensorrt};
 
 /// What `cargo xtask test` runs beyond the ordinary checks.
 #[derive(Args)]
@@ -14,6 +17,9 @@ pub struct Options {
     /// Also build for a box, check its package, and boot the emulated board (3 GB the first time, half an hour)
     #[arg(long)]
     with_box: bool,
+    /// Also run the cases on a real board, reached over ssh: a file like cross/devices/example.toml
+    #[arg(long, value_name = "FILE")]
+    device: Option<PathBuf>,
     /// Also check the trainer, fetching libtorch (542 MB) when it is not there
     #[arg(long)]
     with_training: bool,
@@ -126,21 +132,25 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         for (name, arguments) in [
             ("box: build, tests in qemu", &["build", "--test"][..]),
             ("box: package", &["package", "--check"]),
-            (
-                "box: front panel on the emulated board",
-                &["hil", "--emulated", "--panel"],
-            ),
             ("box: program on the emulated board", &["hil", "--emulated"]),
         ] {
             all.step(name, || steps::run(cargo().arg("xtask").args(arguments)));
         }
     } else {
-        all.skip("box", "downloads Debian for arm64; only with --with-box");
+        for name in [
+            "box: build, tests in qemu",
+            "box: package",
+            "box: program on the emulated board",
+        ] {
+            all.skip(name, "downloads Debian for arm64; only with --with-box");
+        }
     }
-    all.skip(
-        "hardware",
-        "no board is here; the cases on a real board are not written yet",
-    );
+    match &options.device {
+        Some(device) => all.step("hardware", || {
+            steps::run(cargo().args(["xtask", "hil"]).arg(device))
+        }),
+        None => all.skip("hardware", hil::NO_DEVICE),
+    }
     if options.with_browser {
         all.step("page in a browser", || {
             setup::browser()?;

@@ -272,6 +272,44 @@ pub struct Camera {
     #[arg(long, value_name = "SECONDS", default_value_t = Self::default().timeout,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
+
+    /// /dev/videoN: the size of the picture to ask the camera for [default: its largest up to 3840x2160]
+    #[arg(long, value_name = "WIDTHxHEIGHT")]
+    pub size: Option<Size>,
+}
+
+/// Width and height of a camera's picture, pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    width: u16,
+    height: u16,
+}
+
+impl Size {
+    /// What a camera may deliver in this size: plain frames, or what decodebin decodes.
+    fn caps(self) -> gstreamer::Caps {
+        ["video/x-raw", "image/jpeg", "video/x-h264"]
+            .into_iter()
+            .map(|media| {
+                gstreamer::Structure::builder(media)
+                    .field("width", i32::from(self.width))
+                    .field("height", i32::from(self.height))
+                    .build()
+            })
+            .collect()
+    }
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (width, height) = text.split_once('x').unwrap_or_default();
+        match (width.parse(), height.parse()) {
+            (Ok(width @ 16..), Ok(height @ 16..)) => Ok(Self { width, height }),
+            _ => Err("wanted WIDTHxHEIGHT in pixels, 640x480 say".into()),
+        }
+    }
 }
 
 impl Default for Camera {
@@ -280,6 +318,7 @@ impl Default for Camera {
             latency: 200,
             udp: false,
             timeout: 10,
+            size: None,
         }
     }
 }
@@ -321,5 +360,36 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Report, Error>
             pictures::folder(from, to, &options.faces, options.overwrite, interrupted)
         }
         _ => stream::run(&input, &output, options, interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_two_numbers() {
+        let size: Size = "640x480".parse().unwrap();
+        assert_eq!(
+            size,
+            Size {
+                width: 640,
+                height: 480
+            }
+        );
+        for text in ["", "640", "640x", "x480", "640x8", "640×480", "99999x480", "-640x480"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_camera_is_asked_for_its_size_in_every_form_it_may_deliver() {
+        gstreamer::init().unwrap();
+        let caps = "320x180".parse::<Size>().unwrap().caps();
+        assert_eq!(caps.size(), 3);
+        for structure in caps.iter() {
+            assert_eq!(structure.get::<i32>("width"), Ok(320), "{structure}");
+            assert_eq!(structure.get::<i32>("height"), Ok(180), "{structure}");
+        }
     }
 }

@@ -191,7 +191,14 @@ pub(super) fn source(
         Input::Device(path) => {
             let (source, decode) = (make("v4l2src")?, make("decodebin")?);
             source.set_property("device", path.to_string_lossy().as_ref());
-            assemble(pipeline, &[&source, &decode])?;
+            match options.camera.size {
+                Some(size) => {
+                    let caps = make("capsfilter")?;
+                    caps.set_property("caps", size.caps());
+                    assemble(pipeline, &[&source, &caps, &decode])?;
+                }
+                None => assemble(pipeline, &[&source, &decode])?,
+            }
             connect(&decode, tracks);
             Ok(())
         }

@@ -269,8 +269,8 @@ fn digest(bytes: &[u8]) -> String {
 #[derive(Debug, Clone, Args)]
 #[group(id = "slot-options")]
 pub struct Options {
-    /// Folder of the two slots
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/persona/slots")]
+    /// Folder of the two slots; what lies in it is installed as root, so only root may write to it
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/persona-update")]
     slots: PathBuf,
     #[command(subcommand)]
     command: Command,
