@@ -16,9 +16,10 @@ use camera::{Codec, TestCamera};
 const SECONDS: u64 = 15;
 /// Cameras that come and go by turns, so that each connection holds long enough to count as a good one.
 const CAMERAS: usize = 4;
-/// In this time a loss is noticed, and a camera that is there again gives a picture.
+/// In this time a loss is noticed, and a camera that is there again gives a picture: on a machine that is overloaded
+/// some attempts are out of time, and the pauses between them grow to half a minute.
 const NOTICED: Duration = Duration::from_secs(10);
-const BACK: Duration = Duration::from_secs(60);
+const BACK: Duration = Duration::from_secs(180);
 /// Part of the time that is needed until all memory is in use that ever will be.
 const WARM: f64 = 0.4;
 /// Least samples from which a slope is told.
@@ -88,7 +89,7 @@ fn cameras_come_back_and_memory_stays() {
         .enumerate()
         .map(|(number, port)| {
             format!(
-                "[[camera]]\nname = \"c{number}\"\nsource = \"rtsp://127.0.0.1:{port}/camera\"\ntimeout = 2\n"
+                "[[camera]]\nname = \"c{number}\"\nsource = \"rtsp://127.0.0.1:{port}/camera\"\ntimeout = 3\n"
             )
         })
         .collect();
@@ -156,14 +157,16 @@ fn cameras_come_back_and_memory_stays() {
         total("persona_process_threads"),
         total("persona_process_open_files"),
     );
+    let leak = (kept.len() >= ENOUGH).then(|| slope(kept));
+    if let Some((slope, error)) = leak {
+        println!("memory {first:.1} -> {last:.1} MB, {slope:.0} ± {error:.0} bytes a loss");
+    }
     assert_eq!(back, flaps, "cameras that did not come back");
     assert!(wait(page, "file", true, BACK), "the file is not played any more");
     // Some threads and files belong to connections that come and go at this moment.
     assert!(total("persona_process_threads") <= threads + 30.0);
     assert!(total("persona_process_open_files") <= files + 30.0);
-    if kept.len() >= ENOUGH {
-        let (slope, error) = slope(kept);
-        println!("memory {first:.1} -> {last:.1} MB, {slope:.0} ± {error:.0} bytes a loss");
+    if let Some((slope, error)) = leak {
         assert!(
             slope - 2.0 * error < LEAK,
             "memory grows by {slope} ± {error} bytes a loss"
