@@ -645,7 +645,15 @@ mod tests {
     #[test]
     fn a_wrong_file_is_refused_with_place_and_remedy() {
         let camera = |more: &str| format!("{CAMERA}{more}");
-        let cases: [(String, &[&str]); 20] = [
+        let cases: [(String, &[&str]); 22] = [
+            (
+                "bypass = 60\n".into(),
+                &[":1: bypass: there is none", "never leaves the box"],
+            ),
+            (
+                camera("[camera.faces]\nbypass = true"),
+                &["bypass: there is none"],
+            ),
             (
                 camera("look_ahed = 2"),
                 &["etc/persona.toml:4: look_ahed: unknown key"],

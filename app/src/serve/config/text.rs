@@ -11,6 +11,9 @@ pub(super) fn quoted(message: &str) -> impl Iterator<Item = &str> {
     message.split('`').skip(1).step_by(2)
 }
 
+/// Why no configuration can allow a bypass.
+const NO_BYPASS: &str = "there is none to allow; a frame that was not anonymized never leaves the box, and its button hides more, never less";
+
 /// The key, what is wrong with its value, and the word that was probably meant.
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     // The parser's own message may go over several lines.
@@ -18,6 +21,9 @@ pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     let mut words = quoted(&message);
     let first = words.next().unwrap_or_default();
     if message.starts_with("unknown field") {
+        if first == "bypass" {
+            return format!("{first}: {NO_BYPASS}");
+        }
         return format!("{first}: unknown key; {}", instead(first, words));
     }
     let what = if message.starts_with("unknown variant") {
