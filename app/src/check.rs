@@ -220,21 +220,22 @@ pub(crate) fn hardware(root: &Path) -> Vec<Row> {
             }
         ),
     };
-    let mut rows = vec![
-        row("CUDA", library("libcuda.so"), "this build works on the CPU"),
-        row(
-            "GPIO",
-            starts_with(&root.join("dev"), "gpiochip"),
-            "this build has no front panel",
-        ),
-    ];
+    let mut rows = vec![row(
+        "GPIO",
+        starts_with(&root.join("dev"), "gpiochip"),
+        "this build has no front panel",
+    )];
     if cfg!(not(feature = "tensorrt")) {
-        let found = library("libnvinfer.so");
-        rows.push(row(
-            "TensorRT",
-            found,
-            "this build runs its networks in ONNX Runtime",
-        ));
+        for (what, name, build) in [
+            ("CUDA", "libcuda.so", "this build works on the CPU"),
+            (
+                "TensorRT",
+                "libnvinfer.so",
+                "this build runs its networks in ONNX Runtime",
+            ),
+        ] {
+            rows.push(row(what, library(name), build));
+        }
     }
     rows
 }
@@ -289,8 +290,8 @@ mod tests {
             .iter()
             .map(|row| row.note.starts_with("on this machine"))
             .collect();
-        assert_eq!(found[..2], [true, true]);
-        // A build with TensorRT has its own rows for it.
-        assert_eq!(found.get(2), cfg!(not(feature = "tensorrt")).then_some(&false));
+        // A build for a GPU has its own rows for CUDA and TensorRT.
+        let wanted = [true, true, false];
+        assert_eq!(found, wanted[..if cfg!(feature = "tensorrt") { 1 } else { 3 }]);
     }
 }

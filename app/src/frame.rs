@@ -12,11 +12,22 @@ pub trait Pixels<K: Kernels>: Send {
     /// Width and height in pixels of the frame that [`Pixels::with_frame`] gives.
     fn size(&self) -> (usize, usize);
 
-    /// Calls `work` with the frame's pixels, in place and without a copy.
+    /// Calls `work` with the frame's pixels, in place. Only a place that cannot see the buffer's memory gets a copy, which
+    /// is brought back if it was changed.
     ///
     /// # Errors
     /// [`Unmappable`] when the buffer cannot be mapped or its planes do not fit its size.
     fn with_frame<R>(&mut self, work: impl FnOnce(&mut K::Frame<'_>) -> R) -> Result<R, Unmappable>;
+
+    /// Covers the whole picture without the place, once that one has failed.
+    ///
+    /// # Errors
+    /// [`Unmappable`] when nobody else reaches the pixels.
+    fn cover(&mut self) -> Result<(), Unmappable> {
+        Err(Unmappable(
+            "its place has failed, and nobody else reaches its pixels".into(),
+        ))
+    }
 }
 
 /// A buffer whose pixels cannot be reached. Such a frame is dropped, never passed on.

@@ -9,6 +9,7 @@ use engines::quantize::accuracy::{Accuracy, Reference, Samples};
 use engines::quantize::work::{BOARDS, Work};
 use engines::quantize::{Collector, Found, Recipe, best_recipe, fp16, int8};
 use indicatif::{ProgressBar, ProgressStyle};
+use kernels::cpu::Cpu;
 
 use crate::frame::Pixels;
 use crate::run::{self, Error as RunError};
@@ -295,7 +296,7 @@ fn collect(
     for (file, frames) in &files {
         let mut add = |picture| -> Result<(), Error> {
             let mut pixels = run::pixels(&picture).map_err(|error| unreadable(file, &error.to_string()))?;
-            let found = pixels.with_frame(|frame| collector.add(frame));
+            let found = Pixels::<Cpu>::with_frame(&mut pixels, |frame| collector.add(frame));
             pictures += 1;
             faces += found.map_err(|error| unreadable(file, &error.to_string()))??;
             Ok(())

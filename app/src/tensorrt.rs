@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use engines::Precision;
 
+/// The folder of the plans, in that of the networks.
+const PLANS: &str = "plans";
+
 /// How to compile them.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -28,7 +31,7 @@ pub struct Options {
 impl Options {
     /// Where the plans are.
     pub fn plans(&self, models: &Path) -> PathBuf {
-        self.plans.clone().unwrap_or_else(|| models.join("plans"))
+        self.plans.clone().unwrap_or_else(|| models.join(PLANS))
     }
 }
 
@@ -36,6 +39,7 @@ impl Options {
 mod build {
     use super::*;
     use crate::check::Row;
+    use crate::networks::{Choice, Error, Loaded};
 
     /// Says that this build cannot.
     ///
@@ -45,6 +49,15 @@ mod build {
         anyhow::bail!(
             "this build runs its networks in ONNX Runtime; for TensorRT, build it with --features jetson"
         )
+    }
+
+    /// Says that this build cannot.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn load(_choice: &Choice) -> Result<Loaded, Error> {
+        let reason = "this build knows no GPU; for one, build it with --features jetson";
+        Err(Error::Absent(reason.into()))
     }
 
     /// Nothing: [`crate::check`] says what this build cannot use.
@@ -63,10 +76,9 @@ mod build {
 
     use super::*;
     use crate::check::{Row, State};
+    use crate::element::Gpu;
+    use crate::networks::{Choice, Error, Loaded};
     use crate::pipeline::LARGEST_INPUT;
-
-    /// Faces per run while the networks are compared; plans take more.
-    const FACES: usize = 16;
 
     /// Compiles what is not compiled yet, then lets every network prove itself on this GPU, and prints what came out.
     ///
@@ -96,9 +108,7 @@ mod build {
         bar.enable_steady_tick(std::time::Duration::from_secs(1));
         source.compile(options.precision, settings, &bar)?;
         let reference = Runtime::load(&store.runtime_library()?, 1)?;
-        let (mut detect, mut rest) = (Cuda::new(&device)?, Cuda::new(&device)?);
-        let (_, admissions) =
-            source.networks(&reference, options.precision, [&mut detect, &mut rest], FACES)?;
+        let (_, admissions) = source.engines(&reference, options.precision, &mut Cuda::new(&device)?)?;
         for admission in admissions {
             println!("{admission}");
         }
@@ -106,35 +116,83 @@ mod build {
         Ok(())
     }
 
-    /// Which TensorRT there is, and what was admitted when networks were last made ready for it.
+    /// The networks on the GPU, if each of them is admitted there. What is not compiled yet is compiled, which takes
+    /// minutes.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] on a machine without GPU or TensorRT; else why the networks cannot be used on it.
+    pub fn load(choice: &Choice) -> Result<Loaded, Error> {
+        let absent = |reason: String| Error::Absent(reason);
+        let device = Device::open(0).map_err(|error| absent(error.to_string()))?;
+        let library = Library::open(None).map_err(|error| absent(error.to_string()))?;
+        let store = Store::open(&choice.folder)?;
+        let plans = Plans::open(choice.folder.join(PLANS))?;
+        let source = Source {
+            store: &store,
+            library: &library,
+            plans: &plans,
+            gpu: device.name(),
+            largest: LARGEST_INPUT,
+        };
+        let reference = Runtime::load(&store.runtime_library()?, choice.threads)?;
+        let mut place = Cuda::new(&device).map_err(engines::Error::from)?;
+        let (engines, _) = source.engines(&reference, choice.precision.into(), &mut place)?;
+        let name = format!("{}, with {}", device.name(), library.version());
+        let gpu = Gpu::new(device.clone());
+        let loaded = Loaded::new(engines, move || Cuda::new(&device), Some(gpu), name);
+        log::info!("{loaded}");
+        Ok(loaded)
+    }
+
+    /// Which GPU and TensorRT there are, what was admitted when networks were last made ready for them, and where the
+    /// pixels and networks of a stream come to be.
     pub fn rows(models: &Path) -> Vec<Row> {
-        let row = |state, note| Row {
-            what: "TensorRT".into(),
+        let row = |what: &str, state, note: String| Row {
+            what: what.into(),
             state,
             note,
         };
-        let mut rows = vec![match Library::open(None) {
-            Ok(library) => row(State::Present, library.version().to_string()),
-            Err(error) => row(State::Unused, format!("{error}; networks run on the CPU")),
-        }];
-        let report = std::fs::read_to_string(models.join("plans").join(REPORT)).unwrap_or_default();
+        let device = Device::open(0).map_err(|error| error.to_string());
+        let library = Library::open(None).map_err(|error| error.to_string());
+        let found = |what, found: Result<String, &String>| match found {
+            Ok(note) => row(what, State::Present, note),
+            Err(reason) => row(what, State::Unused, reason.clone()),
+        };
+        let name = |device: &std::sync::Arc<Device>| {
+            let (major, minor) = device.compute_capability();
+            format!("{}, compute capability {major}.{minor}", device.name())
+        };
+        let mut rows = vec![
+            found("CUDA", device.as_ref().map(name)),
+            found(
+                "TensorRT",
+                library.as_ref().map(|library| library.version().to_string()),
+            ),
+        ];
+        let report = std::fs::read_to_string(models.join(PLANS).join(REPORT)).unwrap_or_default();
         rows.extend(report.lines().map(|line| {
             let (network, note) = line.split_once(": ").unwrap_or(("network", line));
-            Row {
-                what: format!("TensorRT {network}"),
-                state: if note.starts_with("not admitted") {
-                    State::Missing
-                } else {
-                    State::Present
-                },
-                note: note.into(),
-            }
+            let state = match note.starts_with("not admitted") {
+                true => State::Missing,
+                false => State::Present,
+            };
+            row(&format!("TensorRT {network}"), state, note.into())
         }));
+        let refused = rows.iter().find(|row| row.state == State::Missing);
+        let place = match (device, library, refused) {
+            (Err(reason), _, _) | (_, Err(reason), _) => format!("on the CPU: {reason}"),
+            (_, _, Some(row)) => format!("on the CPU, as long as this holds: {} {}", row.what, row.note),
+            _ if report.is_empty() => {
+                "on the GPU, once every network has proved itself: persona build".into()
+            }
+            _ => "on the GPU, if every network proves itself again at the start".into(),
+        };
+        rows.push(row("pixels and networks", State::Present, place));
         rows
     }
 }
 
-pub use build::{build, rows};
+pub use build::{build, load, rows};
 
 #[cfg(test)]
 mod tests {
@@ -171,8 +229,9 @@ mod tests {
             "detector: fp16 admitted, fine; int8 refused: too far\nlandmarks: not admitted: fp16: too far\n";
         plans.write_note(engines::trt::REPORT, report).unwrap();
         let rows = rows(folder.path());
-        let found: Vec<_> = rows[1..]
+        let found: Vec<_> = rows
             .iter()
+            .filter(|row| row.what.starts_with("TensorRT "))
             .map(|row| (row.what.as_str(), row.state, row.note.as_str()))
             .collect();
         assert_eq!(
@@ -189,6 +248,12 @@ mod tests {
                     "not admitted: fp16: too far"
                 ),
             ]
+        );
+        // Neither of them is on a machine without a GPU.
+        let place = rows.last().unwrap();
+        assert!(
+            place.what == "pixels and networks" && place.note.starts_with("on the CPU"),
+            "{place:?}"
         );
     }
 }

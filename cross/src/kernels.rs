@@ -194,6 +194,14 @@ fn find(mistake: &Mistake, root: &Path, tests: &[(String, PathBuf)], place: &Pat
     bail!("nobody found it; {} printed:\n{printed}", mistake.test);
 }
 
+/// The libraries of a made-up GPU: kernels on the processor behind a driver, and NVMM buffers. Gives their folder.
+///
+/// # Errors
+/// When the compiler refuses them.
+pub fn libraries(root: &Path, folder: &Path) -> Result<PathBuf> {
+    build_library(&root.join("kernels/cu"), root, folder, Watch::Nothing)
+}
+
 /// Builds the tests and gives their names and executables.
 fn build_tests(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut build = steps::cargo(root);

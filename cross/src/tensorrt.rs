@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{setup, slots, steps, steps::Steps};
+use crate::{kernels, setup, slots, steps, steps::Steps};
 
 /// The wheel with both libraries, by version and SHA-256, which pip itself compares. NVIDIA's licence allows its use.
 const RTX: &str = "tensorrt_rtx_cu12_libs==1.7.1.116 \
@@ -61,6 +61,7 @@ fn rtx(root: &Path) -> Result<PathBuf> {
 pub fn check(root: &Path, all: &mut Steps) {
     all.step("TensorRT: tables", || check_slots(root));
     all.step("TensorRT: binding", || test(root));
+    all.step("GPU: the whole pipeline on a made-up one", || pipeline(root));
     // The wheel is for x86-64 alone.
     if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         all.step("TensorRT: every network", || test_rtx(root));
@@ -105,6 +106,37 @@ fn test(root: &Path) -> Result<()> {
             .args(feature)
             .args(["--lib", "--", "trt::", "onnx::basic"]),
     )
+}
+
+/// The program with its GPU's place: the kernels compiled for the processor behind the driver of the tests, and the made-up
+/// TensorRT, which computes on the processor.
+fn pipeline(root: &Path) -> Result<()> {
+    let folder = kernels::libraries(root, &root.join("target/gpu-on-the-cpu"))?;
+    let feature = ["--package", "engines", "--features", "tensorrt"];
+    steps::run(
+        steps::cargo(root)
+            .arg("build")
+            .args(feature)
+            .args(["--example", "fake_nvinfer"]),
+    )?;
+    let built = root.join("target/debug/examples/libfake_nvinfer.so");
+    for name in ["libnvinfer.so.10", "libnvonnxparser.so.10"] {
+        fs::copy(&built, folder.join(name)).with_context(|| format!("{}", built.display()))?;
+    }
+    let mut test = steps::cargo(root);
+    test.args([
+        "test",
+        "--package",
+        "app",
+        "--features",
+        "jetson",
+        "--test",
+        "gpu",
+    ]);
+    test.args(["--", "--include-ignored", "--test-threads=1"]);
+    // The tests' own processes get folders of their own.
+    test.env("LD_LIBRARY_PATH", &folder);
+    steps::run(test.env("PERSONA_GPU_LIBRARIES", &folder))
 }
 
 /// The tests that need TensorRT-RTX: every network is parsed and compiled.

@@ -49,7 +49,7 @@ const PARTS: [Ellipse; 18] = [
 
 /// Draws a face into `[3, rows, columns]`, RGB 0 to 255. It fills `size` of the shorter side about the picture's middle.
 /// `number` chooses one of many that differ in place, size and light.
-pub(crate) fn face(rows: usize, columns: usize, size: f32, number: usize) -> Vec<f32> {
+pub fn face(rows: usize, columns: usize, size: f32, number: usize) -> Vec<f32> {
     let vary = |step: usize| ((number * step) % 17) as f32 / 17.0 - 0.5;
     let side = size * rows.min(columns) as f32 * (1.0 + 0.15 * vary(5));
     let corner = [

@@ -36,6 +36,7 @@
 //! * [`golden`]: every network is run on a known input when it is loaded; one that gives other numbers is refused.
 //! * [`quantize`]: the same networks as typed FP16 and as INT8 with explicit quantization, for TensorRT.
 //! * [`admission`]: a network in another precision or on another device must give what it gives in FP32 on the CPU.
+//! * [`drawing`]: a face of nobody, for comparisons and tests where no photograph may be.
 //! * [`Engine`]: one loaded network on one place where pixels live. [`cpu`] runs it in ONNX Runtime, `trt` in TensorRT
 //!   (feature `tensorrt`).
 //! * [`Detector`], [`Landmarker`], [`Embedder`], [`Generator`]: what goes in and what the numbers mean. Generic over
@@ -54,7 +55,7 @@ pub mod admission;
 pub mod cpu;
 pub mod detector;
 mod distance;
-mod drawing;
+pub mod drawing;
 pub mod embedding;
 mod error;
 pub mod generator;
@@ -114,12 +115,12 @@ pub struct Options {
 
 /// The four networks on one place, loaded and admitted, for any number of pipelines.
 pub struct Engines<K: Kernels> {
-    detector: Shared<K>,
-    landmarks: Shared<K>,
-    embedding: Shared<K>,
-    generator: Shared<K>,
+    pub(crate) detector: Shared<K>,
+    pub(crate) landmarks: Shared<K>,
+    pub(crate) embedding: Shared<K>,
+    pub(crate) generator: Shared<K>,
     /// Side of the generator's pictures.
-    side: usize,
+    pub(crate) side: usize,
 }
 
 impl Engines<Cpu> {
@@ -166,14 +167,20 @@ impl<K: Kernels + 'static> Engines<K> {
         }
     }
 
-    /// The networks for one pipeline, with memory of its own for their inputs and outputs.
+    /// The networks for one pipeline, with memory of its own for their inputs and outputs: the detector's on the place
+    /// `detect`, the others' on `kernels`.
     ///
     /// # Errors
     /// [`Error::Kernels`] when memory is short.
-    pub fn networks(&self, kernels: &mut K, max_faces: usize, largest: InputSize) -> Result<Networks<K>> {
+    pub fn networks(
+        &self,
+        [detect, kernels]: [&mut K; 2],
+        max_faces: usize,
+        largest: InputSize,
+    ) -> Result<Networks<K>> {
         let shared = |engine: &Shared<K>| Box::new(engine.clone());
         Ok(Networks {
-            detector: Detector::new(kernels, shared(&self.detector), largest)?,
+            detector: Detector::new(detect, shared(&self.detector), largest)?,
             landmarker: Landmarker::new(kernels, shared(&self.landmarks), max_faces)?,
             embedder: Embedder::new(kernels, shared(&self.embedding), max_faces)?,
             generator: Generator::new(kernels, shared(&self.generator), self.side, max_faces)?,
@@ -193,7 +200,8 @@ impl<K: Kernels + 'static> Engines<K> {
 /// # Errors
 /// As those.
 pub fn networks_on_cpu(store: &Store, kernels: &mut Cpu, options: &Options) -> Result<Networks<Cpu>> {
-    Engines::on_cpu(store, kernels, options.threads)?.networks(kernels, options.max_faces, options.largest)
+    let engines = Engines::on_cpu(store, kernels, options.threads)?;
+    engines.networks([&mut Cpu::default(), kernels], options.max_faces, options.largest)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use gst::prelude::*;
 use gstreamer as gst;
 use serde_json::json;
 
-use crate::networks::Pool;
+use crate::networks::Loaded;
 use crate::run::{self, Error, Report, make};
 
 /// What `persona bench` is told.
@@ -133,7 +133,7 @@ fn counts(most: u32) -> impl Iterator<Item = u32> {
 
 /// Runs the clip through 1, 2, 4, ... and `most` elements at once, which share one set of networks.
 fn side_by_side(clip: &Path, most: u32, faces: &run::Faces) -> Result<Vec<SideBySide>, Error> {
-    let engines = Pool::load(&faces.models(), faces.threads as usize)?.engines()?;
+    let engines = Arc::new(Loaded::load(&faces.choice())?);
     counts(most)
         .map(|streams| {
             let elements = (0..streams)

@@ -4,6 +4,8 @@ use engines::{Engine, Engines};
 use kernels::cpu::{Cpu, Tensor};
 use kernels::{MEAN_FACE, MEAN_FACE_5, Point, Rect};
 
+use crate::networks::Loaded;
+
 /// Side of the pictures that the generator makes, as of the one that ships.
 const SIDE: usize = 128;
 /// Luma from which a pixel is of the face: the measured picture is dark, its one face bright.
@@ -12,14 +14,15 @@ const BRIGHT: f32 = 140.0;
 const CELL: usize = 4;
 
 /// The four networks for a picture in which one bright square stands for a face.
-pub(super) fn engines() -> Engines<Cpu> {
-    Engines::unproved(
+pub(super) fn engines() -> Loaded {
+    let engines = Engines::unproved(
         Box::new(Null(detect)),
         Box::new(Null(locate)),
         Box::new(Null(embed)),
         Box::new(Null(generate)),
         SIDE,
-    )
+    );
+    Loaded::on_cpu(engines, "networks that answer at once")
 }
 
 struct Null(fn(&[&Tensor], &mut [Tensor]));

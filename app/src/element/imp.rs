@@ -11,13 +11,12 @@ use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-use engines::Engines;
-use engines::models::{Store, default_dir};
-use kernels::cpu::Cpu;
+use engines::models::default_dir;
 
+use super::gpu::{FEATURE, Gpu};
 use super::pixels::{Layout, VideoBuffer};
 use crate::frame::{Anonymized, RawFrame};
-use crate::networks;
+use crate::networks::{Choice, GpuPrecision, Loaded, Place};
 use crate::pipeline::{self, MOST_HELD, Polygon, Snapshot, Threads, Vitals};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -130,6 +129,8 @@ pub enum Scan {
 #[derive(Debug, Clone)]
 struct Settings {
     models: PathBuf,
+    place: Place,
+    precision: GpuPrecision,
     threads: u32,
     pipeline: pipeline::Settings,
     policy: Policy,
@@ -140,6 +141,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             models: default_dir(),
+            place: Place::default(),
+            precision: GpuPrecision::default(),
             threads: 1,
             pipeline: pipeline::Settings::default(),
             policy: Policy::default(),
@@ -151,6 +154,8 @@ impl Default for Settings {
 /// What the stream is like at this moment.
 #[derive(Default)]
 struct Stream {
+    /// Where the pixels have to be brought to.
+    gpu: Option<Gpu>,
     info: Option<gst_video::VideoInfo>,
     layout: Option<Layout>,
     /// Buffers for frames that somebody else holds too.
@@ -191,7 +196,7 @@ pub struct Persona {
     shared: Arc<Shared>,
     threads: RwLock<Option<Arc<Threads<VideoBuffer>>>>,
     /// Networks that are shared with other elements; without them the element loads its own.
-    engines: Mutex<Option<Arc<Engines<Cpu>>>>,
+    engines: Mutex<Option<Arc<Loaded>>>,
 }
 
 /// Locks; what the lock protects is valid at every moment, so that a panic elsewhere does not matter.
@@ -238,7 +243,7 @@ impl Persona {
         self.running().map(|threads| threads.stats().snapshot())
     }
 
-    pub(super) fn set_engines(&self, engines: Arc<Engines<Cpu>>) {
+    pub(super) fn set_engines(&self, engines: Arc<Loaded>) {
         *lock(&self.engines) = Some(engines);
     }
 
@@ -246,18 +251,13 @@ impl Persona {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = lock(&self.settings).clone();
         let shared = lock(&self.engines).clone();
-        let halves = match shared {
-            Some(engines) => networks::with(&engines, &settings.pipeline),
-            None => Store::open(&settings.models)
-                .map_err(networks::Error::from)
-                .and_then(|store| networks::on_cpu(&store, settings.threads as usize, &settings.pipeline)),
-        };
-        let (detect, anonymize) =
-            halves.map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?;
+        let loaded = shared.map_or_else(|| Loaded::load(&settings.choice()).map(Arc::new), Ok);
         let (srcpad, shared) = (self.srcpad.clone(), self.shared.clone());
-        let sink = move |frame| shared.pushed(push(&srcpad, &shared, frame));
-        let threads = Threads::start(detect, anonymize, &settings.pipeline, sink)
-            .map_err(|error| gst::error_msg!(gst::LibraryError::Init, ("{error}")))?;
+        let sink = Box::new(move |frame| shared.pushed(push(&srcpad, &shared, frame)));
+        let started = loaded.and_then(|loaded| Ok((loaded.start(&settings.pipeline, sink)?, loaded)));
+        let (threads, loaded) =
+            started.map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?;
+        lock(&self.stream).gpu = loaded.gpu().cloned();
         let threads = Arc::new(threads);
         *self.threads.write().unwrap_or_else(PoisonError::into_inner) = Some(threads.clone());
         // Not from the copy: they may have changed while the networks were loading.
@@ -266,12 +266,7 @@ impl Persona {
         threads.set_rules((&present.pipeline).into());
         threads.set_view(present.view.into());
         drop(present);
-        gst::info!(
-            CAT,
-            imp = self,
-            "networks of {} loaded",
-            settings.models.display()
-        );
+        gst::info!(CAT, imp = self, "{loaded}");
         Ok(())
     }
 
@@ -307,7 +302,8 @@ impl Persona {
         if buffer.is_none() {
             gst::warning!(CAT, imp = self, "dropped a shared buffer that cannot be copied");
         }
-        Ok(buffer.map(|buffer| RawFrame::new(VideoBuffer::new(buffer, layout), time.into())))
+        let gpu = stream.gpu.clone();
+        Ok(buffer.map(|buffer| RawFrame::new(VideoBuffer::new(buffer, layout, gpu), time.into())))
     }
 
     fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
@@ -375,23 +371,25 @@ impl Persona {
 
     fn set_caps(&self, caps: &gst::CapsRef) -> Result<(), glib::BoolError> {
         let info = gst_video::VideoInfo::from_caps(caps)?;
-        let layout = Layout::of(&info).ok_or_else(|| glib::bool_error!("{caps}: wanted I420 or NV12"))?;
-        let pool = gst_video::VideoBufferPool::new();
-        let mut config = pool.config();
-        config.set_params(
-            Some(&caps.to_owned()),
-            u32::try_from(info.size()).unwrap_or(0),
-            0,
-            0,
-        );
-        pool.set_config(config)?;
-        pool.set_active(true)?;
+        let layout =
+            Layout::of_caps(caps, &info).ok_or_else(|| glib::bool_error!("{caps}: wanted I420 or NV12"))?;
+        let gpu = lock(&self.stream).gpu.clone();
+        let pool = if layout.is_nvmm() {
+            let found = gpu.as_ref().map(Gpu::check);
+            found
+                .unwrap_or_else(|| Err("pixels and networks are on the CPU".into()))
+                .map_err(|reason| glib::bool_error!("{caps}: {reason}"))?;
+            None
+        } else {
+            Some(pool(caps, &info)?)
+        };
         let mut stream = lock(&self.stream);
         stream.release();
         *stream = Stream {
+            gpu,
             info: Some(info),
             layout: Some(layout),
-            pool: Some(pool),
+            pool,
             time: stream.time,
         };
         Ok(())
@@ -400,12 +398,33 @@ impl Persona {
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         match query.view_mut() {
             gst::QueryViewMut::Allocation(query) => self.propose_allocation(query),
+            gst::QueryViewMut::Caps(_) => self.query_caps(pad, query),
             gst::QueryViewMut::Drain(_) => {
                 self.drain();
                 gst::Pad::query_default(pad, Some(&*self.obj()), query)
             }
             _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
         }
+    }
+
+    /// What both sides can do, and the place that is in use: only a GPU reaches its own memory.
+    fn query_caps(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        let answered = gst::Pad::query_default(pad, Some(&*self.obj()), query);
+        let on_cpu = self.running().is_some() && lock(&self.stream).gpu.is_none();
+        if let (true, true, Some(feature), gst::QueryViewMut::Caps(query)) =
+            (answered, on_cpu, FEATURE, query.view_mut())
+        {
+            let caps = query.result_owned().unwrap_or_else(gst::Caps::new_empty);
+            let ordinary = caps
+                .iter_with_features()
+                .filter(|(_, features)| !features.contains(feature));
+            query.set_result(
+                &ordinary
+                    .map(|(structure, features)| (structure.to_owned(), features.to_owned()))
+                    .collect::<gst::Caps>(),
+            );
+        }
+        answered
     }
 
     /// Offers buffers that are nobody else's, as many as the element and downstream hold. Strides of their own are
@@ -420,7 +439,9 @@ impl Persona {
         let Ok(size) = u32::try_from(info.size()) else {
             return false;
         };
-        let pool = need_pool.then(gst_video::VideoBufferPool::new);
+        // Whoever makes NVMM buffers has a pool for them.
+        let is_nvmm = Layout::of_caps(&caps, &info).is_some_and(|layout| layout.is_nvmm());
+        let pool = (need_pool && !is_nvmm).then(gst_video::VideoBufferPool::new);
         let own = u32::try_from(lock(&self.settings).frames_held()).unwrap_or(u32::MAX);
         let mut downstream = gst::query::Allocation::new(Some(&caps), false);
         let answered = self.srcpad.peer_query(&mut downstream);
@@ -445,8 +466,10 @@ impl Persona {
     }
 
     fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
-        let gst::QueryViewMut::Latency(query) = query.view_mut() else {
-            return gst::Pad::query_default(pad, Some(&*self.obj()), query);
+        let query = match query.view_mut() {
+            gst::QueryViewMut::Latency(query) => query,
+            gst::QueryViewMut::Caps(_) => return self.query_caps(pad, query),
+            _ => return gst::Pad::query_default(pad, Some(&*self.obj()), query),
         };
         let mut upstream = gst::query::Latency::new();
         if !self.sinkpad.peer_query(&mut upstream) {
@@ -461,6 +484,15 @@ impl Persona {
 }
 
 impl Settings {
+    fn choice(&self) -> Choice {
+        Choice {
+            folder: self.models.clone(),
+            place: self.place,
+            precision: self.precision,
+            threads: self.threads as usize,
+        }
+    }
+
     /// Frames inside of the element when it is full: held, in the two queues, and in work at both ends.
     fn frames_held(&self) -> u64 {
         self.pipeline.look_ahead as u64 + 2 * self.pipeline.queue as u64 + 2
@@ -500,8 +532,12 @@ impl Stream {
         if own {
             return Ok(Some(buffer));
         }
-        let (Some(info), Some(pool)) = (&self.info, &self.pool) else {
+        let Some(info) = &self.info else {
             return Err(gst::FlowError::NotNegotiated);
+        };
+        // NVMM buffers cannot be copied here.
+        let Some(pool) = &self.pool else {
+            return Ok(None);
         };
         let mut copy = pool.acquire_buffer(None)?;
         let copied = copy.get_mut().is_some_and(|copy| copy_frame(&buffer, copy, info));
@@ -588,6 +624,20 @@ fn strip(buffer: &mut gst::BufferRef) -> bool {
         })
     });
     true
+}
+
+/// Pooled buffers for copies.
+fn pool(
+    caps: &gst::CapsRef,
+    info: &gst_video::VideoInfo,
+) -> Result<gst_video::VideoBufferPool, glib::BoolError> {
+    let pool = gst_video::VideoBufferPool::new();
+    let mut config = pool.config();
+    let size = u32::try_from(info.size()).unwrap_or(0);
+    config.set_params(Some(&caps.to_owned()), size, 0, 0);
+    pool.set_config(config)?;
+    pool.set_active(true)?;
+    Ok(pool)
 }
 
 /// Copies pixels, flags and times.
@@ -688,6 +738,16 @@ impl ObjectImpl for Persona {
                     .default_value(defaults.threads)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default("place", defaults.place)
+                    .nick("Where pixels and networks are")
+                    .blurb("Where pixels and networks are; networks that others use too are where those are")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("precision", defaults.precision)
+                    .nick("Precision on a GPU")
+                    .blurb("What the networks compute with on a GPU")
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecUInt::builder("look-ahead")
                     .nick("Look-ahead in frames")
                     .blurb("Frames held back so that a face is covered before its first detection; each adds a frame's duration to the latency")
@@ -782,6 +842,8 @@ impl ObjectImpl for Persona {
                 settings.models = models.unwrap_or_else(default_dir);
             }
             "threads" => settings.threads = value.get().expect("GObject has checked the type"),
+            "place" => settings.place = value.get().expect("GObject has checked the type"),
+            "precision" => settings.precision = value.get().expect("GObject has checked the type"),
             "look-ahead" => {
                 let frames: u32 = value.get().expect("GObject has checked the type");
                 pipeline.look_ahead = frames as usize;
@@ -837,6 +899,8 @@ impl ObjectImpl for Persona {
         match pspec.name() {
             "models" => settings.models.to_value(),
             "threads" => settings.threads.to_value(),
+            "place" => settings.place.to_value(),
+            "precision" => settings.precision.to_value(),
             "look-ahead" => (pipeline.look_ahead as u32).to_value(),
             "scan" => (if pipeline.scan.thorough {
                 Scan::Thorough
@@ -928,9 +992,16 @@ impl ElementImpl for Persona {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let caps = gst_video::VideoCapsBuilder::new()
+            let ordinary = gst_video::VideoCapsBuilder::new()
                 .format_list([gst_video::VideoFormat::I420, gst_video::VideoFormat::Nv12])
                 .build();
+            let mut caps = gst::Caps::new_empty();
+            let own = caps.get_mut().expect("nobody else has it");
+            if let Some(feature) = FEATURE {
+                let nvmm = gst_video::VideoCapsBuilder::new().features([feature]);
+                own.append(nvmm.format(gst_video::VideoFormat::Nv12).build());
+            }
+            own.append(ordinary);
             [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
                 .into_iter()
                 .map(|(name, direction)| {
@@ -964,6 +1035,7 @@ impl ElementImpl for Persona {
             // Waits for the threads, so not under the lock.
             drop(threads);
             lock(&self.stream).release();
+            // The GPU's memory goes with it.
             *lock(&self.stream) = Stream::default();
             self.shared.reset();
         }

@@ -9,6 +9,9 @@
 //! # What it does with a stream
 //! * Caps are `video/x-raw`, I420 or NV12, the same on both pads. Pixels change in place: a buffer that somebody else
 //!   holds too (a decoder keeps its reference frames) is copied once into a pooled buffer, every other one never.
+//! * On a GPU (properties `place` and `precision`) also `video/x-raw(memory:NVMM), format=NV12`, in place: the buffers of a
+//!   Jetson's camera, decoder and converter. One that somebody else holds too is dropped: put `nvvidconv` before the
+//!   element. Pixels of ordinary buffers are copied to memory that the GPU sees, and back.
 //! * Buffers leave in order with their own time stamps, later by the look-ahead and the processing; the answer to the
 //!   latency query says by how much. Serialised events wait for the buffers before them; at the end of the stream and
 //!   at new caps every held buffer leaves first. Requests for a key frame do not wait, and gap events, one for each
@@ -20,22 +23,27 @@
 //! * The property `view` covers everything, or makes it a black slate, whatever the policy.
 //! * A frame that cannot be anonymized is covered; one whose memory cannot be reached is dropped.
 
+#[cfg(feature = "tensorrt")]
+mod gpu;
+#[cfg(not(feature = "tensorrt"))]
+#[path = "no_gpu.rs"]
+mod gpu;
 mod imp;
 mod pixels;
 
 use std::sync::Arc;
 
-use engines::Engines;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
-use kernels::cpu::Cpu;
 
+pub(crate) use gpu::Gpu;
 pub use imp::{Policy, Scan, View};
 pub use pixels::VideoBuffer;
 
+use crate::networks::Loaded;
 use crate::pipeline::{Snapshot, Vitals};
 
 glib::wrapper! {
@@ -45,7 +53,7 @@ glib::wrapper! {
 
 impl Persona {
     /// Lets the element use these networks, which others use too, rather than load its own; from its next start on.
-    pub fn set_engines(&self, engines: Arc<Engines<Cpu>>) {
+    pub fn set_engines(&self, engines: Arc<Loaded>) {
         self.imp().set_engines(engines);
     }
 

@@ -5,6 +5,7 @@ use gstreamer_video as gst_video;
 use kernels::cpu::Cpu;
 use kernels::{Color, Frame, Matrix, Plane, Planes, Range};
 
+use super::gpu::{FEATURE, Gpu, Lent};
 use crate::frame::{Pixels, Unmappable};
 
 /// Height from which a stream that does not name its matrix is taken for high definition (BT.709).
@@ -16,14 +17,28 @@ pub(super) struct Layout {
     format: gst_video::VideoFormat,
     width: u32,
     height: u32,
-    color: Color,
+    pub(super) color: Color,
     offsets: [usize; 3],
     strides: [usize; 3],
+    /// Whether the buffers are NVMM, of which nothing above holds but size and format.
+    is_nvmm: bool,
 }
 
 impl Layout {
-    /// The layout that caps describe; `None` for a format other than I420 and NV12.
-    pub(super) fn of(info: &gst_video::VideoInfo) -> Option<Self> {
+    /// The layout that caps describe; `None` for a format other than I420 and NV12, and for memory of another kind.
+    pub(super) fn of_caps(caps: &gst::CapsRef, info: &gst_video::VideoInfo) -> Option<Self> {
+        let features = caps.features(0)?;
+        let layout = Self::of(info)?;
+        if FEATURE.is_some_and(|feature| features.contains(feature)) {
+            let is_nvmm = true;
+            return (layout.is_nv12()).then_some(Self { is_nvmm, ..layout });
+        }
+        let is_ordinary = features.is_equal(gst::CAPS_FEATURES_MEMORY_SYSTEM_MEMORY.as_ref());
+        is_ordinary.then_some(layout)
+    }
+
+    /// The layout of ordinary memory; `None` for a format other than I420 and NV12.
+    fn of(info: &gst_video::VideoInfo) -> Option<Self> {
         let (offsets, strides) = planes(info.format(), info.offset(), info.stride())?;
         let (width, height) = (info.width(), info.height());
         Some(Self {
@@ -33,7 +48,17 @@ impl Layout {
             color: color(info),
             offsets,
             strides,
+            is_nvmm: false,
         })
+    }
+
+    /// Whether the pixels lie in memory that only a GPU reaches.
+    pub(super) fn is_nvmm(&self) -> bool {
+        self.is_nvmm
+    }
+
+    pub(super) fn is_nv12(&self) -> bool {
+        self.format == gst_video::VideoFormat::Nv12
     }
 }
 
@@ -76,24 +101,31 @@ fn color(info: &gst_video::VideoInfo) -> Color {
 /// A buffer that nobody else holds, and where its pixels lie.
 #[derive(Debug)]
 pub struct VideoBuffer {
-    buffer: gst::Buffer,
-    layout: Layout,
+    /// How the GPU of the stream reaches the pixels. Ends before the buffer.
+    #[cfg_attr(not(feature = "tensorrt"), expect(dead_code, reason = "there is never one"))]
+    pub(super) lent: Option<Lent>,
+    pub(super) buffer: gst::Buffer,
+    pub(super) layout: Layout,
 }
 
 impl VideoBuffer {
-    /// Takes a buffer. [`Pixels::with_frame`] refuses it while somebody else holds it too.
-    pub(super) fn new(buffer: gst::Buffer, layout: Layout) -> Self {
-        Self { buffer, layout }
+    /// Takes a buffer for the place of its stream. [`Pixels::with_frame`] refuses it while somebody else holds it too.
+    pub(super) fn new(buffer: gst::Buffer, layout: Layout, gpu: Option<Gpu>) -> Self {
+        Self {
+            lent: gpu.map(Lent::from),
+            buffer,
+            layout,
+        }
     }
 
     /// Takes a buffer whose pixels are as `info` describes them; `None` for a format other than I420 and NV12.
     pub fn of(buffer: gst::Buffer, info: &gst_video::VideoInfo) -> Option<Self> {
-        Layout::of(info).map(|layout| Self::new(buffer, layout))
+        Layout::of(info).map(|layout| Self::new(buffer, layout, None))
     }
 
     /// Makes the picture black (ITU-R BT.601 and BT.709 code values).
     pub(super) fn blacken(&mut self) -> Result<(), Unmappable> {
-        self.with_frame(|frame| {
+        Pixels::<Cpu>::with_frame(self, |frame| {
             let black = match frame.color().range {
                 Range::Limited => 16,
                 Range::Full => 0,
@@ -116,6 +148,30 @@ impl VideoBuffer {
     pub fn into_buffer(self) -> gst::Buffer {
         self.buffer
     }
+
+    /// The buffer, if nobody else holds it.
+    pub(super) fn own(&mut self) -> Result<&mut gst::BufferRef, Unmappable> {
+        let own = self.buffer.get_mut();
+        own.ok_or_else(|| Unmappable("somebody else holds it".into()))
+    }
+
+    /// Offsets and strides of the planes: those of the buffer's own description, else those of the caps.
+    pub(super) fn planes(&self) -> Result<([usize; 3], [usize; 3]), Unmappable> {
+        let unmappable = |reason: &str| Unmappable(reason.to_owned());
+        let Layout {
+            format,
+            width,
+            height,
+            ..
+        } = self.layout;
+        let Some(meta) = self.buffer.meta::<gst_video::VideoMeta>() else {
+            return Ok((self.layout.offsets, self.layout.strides));
+        };
+        if (meta.format(), meta.width(), meta.height()) != (format, width, height) {
+            return Err(unmappable("its video meta contradicts the caps"));
+        }
+        planes(format, meta.offset(), meta.stride()).ok_or_else(|| unmappable("its video meta lacks a plane"))
+    }
 }
 
 impl Pixels<Cpu> for VideoBuffer {
@@ -124,27 +180,21 @@ impl Pixels<Cpu> for VideoBuffer {
     }
 
     fn with_frame<R>(&mut self, work: impl FnOnce(&mut Frame<'_>) -> R) -> Result<R, Unmappable> {
+        let unmappable = |reason: &str| Unmappable(reason.to_owned());
         let Layout {
             format,
             width,
             height,
             color,
-            mut offsets,
-            mut strides,
+            is_nvmm,
+            ..
         } = self.layout;
-        let unmappable = |reason: &str| Unmappable(reason.to_owned());
-        let buffer = self
-            .buffer
-            .get_mut()
-            .ok_or_else(|| unmappable("somebody else holds it"))?;
-        if let Some(meta) = buffer.meta::<gst_video::VideoMeta>() {
-            if (meta.format(), meta.width(), meta.height()) != (format, width, height) {
-                return Err(unmappable("its video meta contradicts the caps"));
-            }
-            (offsets, strides) = planes(format, meta.offset(), meta.stride())
-                .ok_or_else(|| unmappable("its video meta lacks a plane"))?;
+        if is_nvmm {
+            return Err(unmappable("only a GPU reaches NVMM memory"));
         }
-        let mut map = buffer
+        let (offsets, strides) = self.planes()?;
+        let mut map = self
+            .own()?
             .map_writable()
             .map_err(|_| unmappable("its memory is not writable"))?;
         let planes = match format {
@@ -209,7 +259,7 @@ mod tests {
         info: &gst_video::VideoInfo,
         work: impl FnOnce(&mut Frame<'_>) -> R,
     ) -> Result<R, Unmappable> {
-        VideoBuffer::of(buffer, info).unwrap().with_frame(work)
+        Pixels::<Cpu>::with_frame(&mut VideoBuffer::of(buffer, info).unwrap(), work)
     }
 
     #[test]

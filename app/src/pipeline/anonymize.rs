@@ -31,8 +31,8 @@ const HEAD: Margins = Margins {
     below: 0.3,
 };
 
-/// Proof that every face of a frame was replaced or covered, or the whole frame covered. Only [`Anonymize::treat`]
-/// and [`Anonymize::cover_frame`] make one, and only at their ends.
+/// Proof that every face of a frame was replaced or covered, or the whole frame covered. Only [`Anonymize::treat`],
+/// [`Anonymize::cover_frame`] and [`Anonymize::cover_without_place`] make one, and only at their ends.
 struct Proof(());
 
 /// One face of the frame in work. Covered unless `replaced` is set, which only a finished blend does.
@@ -298,11 +298,22 @@ impl<K: Kernels> Anonymize<K> {
                 None
             }
         };
+        let proof = proof.or_else(|| Self::cover_without_place(job, stats));
         if proof.is_some() {
             stats.frame_covered();
             stats.took(Stage::Cover, start.elapsed());
         }
         proof
+    }
+
+    /// The last resort, where the place cannot even cover: it is lost, and with it every later frame's faces.
+    fn cover_without_place<B: Pixels<K>>(job: &mut Job<B>, stats: &Stats) -> Option<Proof> {
+        job.frame.buffer_mut().cover().ok()?;
+        if !stats.is_faulty() {
+            log::error!("the place of the pixels has failed: every frame from now on is covered whole");
+        }
+        stats.set_fault();
+        Some(Proof(()))
     }
 
     fn cover_frame(&mut self, frame: &mut K::Frame<'_>) -> kernels::Result<Proof> {

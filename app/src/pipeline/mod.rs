@@ -12,7 +12,8 @@
 //! * Every face that the detector found, that look-ahead reports, or that a track still expects is replaced or
 //!   covered. A face begins as "to be covered" and only a finished blend changes that.
 //! * An error about a face covers the face; an error about a frame covers the frame; a frame whose pixels cannot be
-//!   reached is dropped. A panic covers this and every later frame ([`Stats::is_faulty`]).
+//!   reached is dropped. A panic, and a place that cannot even cover, covers this and every later frame
+//!   ([`Stats::is_faulty`]).
 //!
 //! The tracker, the scan and the filters take presentation time from the frames. Only measuring and
 //! [`Settings::deadline`] read the monotonic clock.

@@ -199,7 +199,7 @@ impl Stats {
         self.fault.store(true, Ordering::Release);
     }
 
-    /// Whether a stage has panicked: every frame since then is covered whole, until the pipeline is made anew.
+    /// Whether a stage has panicked or the place of the pixels is lost: every frame since then is covered whole, until the pipeline is made anew.
     pub fn is_faulty(&self) -> bool {
         self.fault.load(Ordering::Acquire)
     }

@@ -49,6 +49,7 @@ pub(crate) use report::usage;
 pub(crate) use source::{link_video, test_caps};
 pub(crate) use stream::{formats, persona};
 
+use crate::networks::{Choice, GpuPrecision, Place};
 use crate::panel;
 use crate::pipeline::{Policy, Polygon, Settings, Zones};
 
@@ -104,6 +105,14 @@ pub struct Faces {
     /// Folder with the networks [default: $PERSONA_MODELS, else ~/.local/share/persona/models]
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
+
+    /// Where pixels and networks are. Single pictures are always anonymized on the processor
+    #[arg(long, value_enum, default_value_t)]
+    pub place: Place,
+
+    /// What the networks compute with on a GPU
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: GpuPrecision,
 
     /// What to do with faces
     #[arg(long, value_enum, default_value_t)]
@@ -199,6 +208,16 @@ impl Faces {
     /// Folder of the networks.
     pub fn models(&self) -> PathBuf {
         self.models.clone().unwrap_or_else(default_dir)
+    }
+
+    /// Which networks to load, and where.
+    pub(crate) fn choice(&self) -> Choice {
+        Choice {
+            folder: self.models(),
+            place: self.place,
+            precision: self.precision,
+            threads: self.threads as usize,
+        }
     }
 
     /// Deadline in milliseconds, 0 for none.

@@ -620,6 +620,8 @@ pub(crate) fn formats() -> gst::Caps {
 pub(crate) fn persona(faces: &Faces, live: bool) -> Result<Persona, Error> {
     let element = make("persona")?;
     element.set_property("models", faces.models());
+    element.set_property("place", faces.place);
+    element.set_property("precision", faces.precision);
     element.set_property_from_str("policy", faces.policy.nick());
     element.set_property_from_str("scan", if faces.thorough { "thorough" } else { "sweep" });
     element.set_property("look-ahead", faces.look_ahead);

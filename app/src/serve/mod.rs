@@ -154,10 +154,7 @@ impl Running {
             .collect::<Result<Vec<_>, _>>()?;
         let operator = config.page.user.as_ref();
         let operator = operator.map(|user| login(user, Secret::LEAST)).transpose()?;
-        let networks = Arc::new(Pool::load(
-            &config.networks.folder,
-            config.networks.threads as usize,
-        )?);
+        let networks = Arc::new(Pool::load(config.networks.choice())?);
         let server = Server::start(listen(config)?).map_err(|error| Error::Rtsp {
             listen: config.rtsp.listen,
             reason: error.to_string(),

@@ -4,12 +4,12 @@ use std::fmt;
 
 use indicatif::ProgressBar;
 
-use super::{Device, Key, Library, Plan, Plans, Profile, Recipe, Settings, profile};
+use super::{Device, Key, Library, Plan, Plans, Profile, Recipe, Settings};
 use crate::admission::{self, Closeness};
 use crate::models::{Network, Store};
 use crate::{
-    Detector, Embedder, Engine, Error, Generator, Golden, InputSize, Landmarker, Networks, Precision, Result,
-    Signature, cpu, detector, embedding, generator, golden, landmarks,
+    Engine, Engines, Error, Golden, InputSize, Precision, Result, Shared, Signature, cpu, detector,
+    embedding, generator, golden, landmarks,
 };
 
 /// The file beside the plans that says what was admitted last, for `persona check`.
@@ -120,23 +120,20 @@ impl Source<'_> {
     }
 
     /// The networks in the first precision that is admitted, from `precision` downwards: INT8, FP16. Each is compared on
-    /// the device with ONNX Runtime in FP32, which has passed its golden values. `detect` is the place of the detector,
-    /// `kernels` that of the others. The admissions are written beside the plans.
+    /// the device of `kernels` with ONNX Runtime in FP32, which has passed its golden values. What is not compiled yet is
+    /// compiled, which takes minutes. The admissions are written beside the plans.
     ///
     /// # Errors
-    /// [`Error::NotAdmitted`] when a network is admitted in none: everything must then be covered. The store's and the
-    /// places' own.
-    pub fn networks<K: Device>(
+    /// [`Error::NotAdmitted`] when a network is admitted in none. The store's and the place's own.
+    pub fn engines<K: Device + 'static>(
         &self,
         reference: &cpu::Runtime,
         precision: Precision,
-        [detect, kernels]: [&mut K; 2],
-        max_faces: usize,
-    ) -> Result<(Networks<K>, Vec<Admission>)> {
-        let max_faces = max_faces.min(profile::MAX_FACES);
+        kernels: &mut K,
+    ) -> Result<(Engines<K>, Vec<Admission>)> {
         let side = Golden::generator()?.side();
         let mut admissions = Vec::new();
-        let mut admitted = |network, kernels: &mut K| {
+        let mut admitted = |network: Network| {
             let admitted = self.admitted(network, side, reference, precision, kernels);
             let line = match &admitted {
                 Ok((_, admission)) => admission.to_string(),
@@ -154,20 +151,17 @@ impl Source<'_> {
                 }
             };
             admissions.push(admission);
-            Ok(engine)
+            Ok(Shared::new(&network.to_string(), K::in_turn(kernels, engine)?))
         };
-        let detector = admitted(Network::Detector, detect)?;
-        let landmarks = admitted(Network::Landmarks, kernels)?;
-        let embedding = admitted(Network::Embedding, kernels)?;
-        let generator = admitted(Network::Generator, kernels)?;
+        let engines = Engines {
+            detector: admitted(Network::Detector)?,
+            landmarks: admitted(Network::Landmarks)?,
+            embedding: admitted(Network::Embedding)?,
+            generator: admitted(Network::Generator)?,
+            side,
+        };
         self.report(&admissions, None)?;
-        let networks = Networks {
-            detector: Detector::new(detect, detector, self.largest)?,
-            landmarker: Landmarker::new(kernels, landmarks, max_faces)?,
-            embedder: Embedder::new(kernels, embedding, max_faces)?,
-            generator: Generator::new(kernels, generator, side, max_faces)?,
-        };
-        Ok((networks, admissions))
+        Ok((engines, admissions))
     }
 
     fn report(&self, admissions: &[Admission], failed: Option<&str>) -> Result<()> {

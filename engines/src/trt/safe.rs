@@ -381,7 +381,8 @@ fn compare(signature: &Signature, kind: &str, wanted: &[Port], got: &[Found]) ->
 /// # Safety
 /// What [`Device::address`] gives is the address, in the GPU's address space, of as many `f32` as [`Device::shape`] has, and
 /// stays so until everything that was enqueued on [`Device::stream`] before the tensor was dropped is done.
-/// [`Device::stream`] is a live CUDA stream of the process's current device.
+/// [`Device::stream`] is a live CUDA stream of the process's current device. What [`Device::in_turn`] gives never lets two
+/// runs work at the same time.
 pub unsafe trait Device: Kernels {
     /// Where the tensor's values begin; `None` when they are not `f32`.
     fn address(tensor: &Self::Tensor) -> Option<u64>;
@@ -389,6 +390,14 @@ pub unsafe trait Device: Kernels {
     fn shape(tensor: &Self::Tensor) -> [usize; 4];
     /// The CUDA stream (`CUstream`) in whose order everything happens to the tensor.
     fn stream(tensor: &Self::Tensor) -> *mut c_void;
+    /// An engine for tensors of several streams: a run begins on the GPU when the one before is done, whatever stream that
+    /// one was on, because both work in the same memory.
+    ///
+    /// # Errors
+    /// [`Error::Kernels`] when the place has no means left.
+    fn in_turn(kernels: &mut Self, engine: Box<dyn Engine<Self>>) -> Result<Box<dyn Engine<Self>>>
+    where
+        Self: Sized;
 }
 
 /// A loaded network. It is enqueued on the stream of its tensors and nobody waits for it, so that kernels and networks on one

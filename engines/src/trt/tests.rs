@@ -121,7 +121,8 @@ fn what_is_no_tensorrt() {
     );
 }
 
-// SAFETY: a CPU tensor's memory is its own, and the made-up library below takes addresses in memory for the device's.
+// SAFETY: a CPU tensor's memory is its own, and the made-up library below takes addresses in memory for the device's. It
+// runs at once where there is no stream.
 unsafe impl Device for Cpu {
     fn address(tensor: &Tensor) -> Option<u64> {
         Some(tensor.data().as_ptr() as u64)
@@ -133,6 +134,11 @@ unsafe impl Device for Cpu {
 
     fn stream(_tensor: &Tensor) -> *mut std::ffi::c_void {
         std::ptr::null_mut()
+    }
+
+    fn in_turn(_kernels: &mut Cpu, engine: Box<dyn Engine<Cpu>>) -> crate::Result<Box<dyn Engine<Cpu>>> {
+        // A run is done when it returns.
+        Ok(engine)
     }
 }
 
@@ -482,13 +488,11 @@ impl Bench {
         }
     }
 
-    fn networks(&self, precision: Precision) -> crate::Result<Vec<Admission>> {
-        let mut places = [Cpu::default(), Cpu::default()];
-        let [detect, rest] = &mut places;
-        let made = self
-            .source()
-            .networks(&self.reference, precision, [detect, rest], 4);
-        made.map(|(_, admissions)| admissions)
+    fn engines(&self, precision: Precision) -> crate::Result<Vec<Admission>> {
+        let mut place = Cpu::default();
+        let (engines, admissions) = self.source().engines(&self.reference, precision, &mut place)?;
+        engines.networks([&mut Cpu::default(), &mut place], 4, LARGEST)?;
+        Ok(admissions)
     }
 
     fn report(&self) -> String {
@@ -501,7 +505,7 @@ impl Bench {
 fn networks_are_admitted_as_they_are() {
     for version in [8502, 100_300] {
         let bench = Bench::new(version);
-        let admissions = bench.networks(Precision::Fp16).unwrap();
+        let admissions = bench.engines(Precision::Fp16).unwrap();
         for (admission, network) in admissions.iter().zip(Network::ALL) {
             assert_eq!(
                 (admission.network, admission.precision),
@@ -518,7 +522,7 @@ fn networks_are_admitted_as_they_are() {
         );
         // The second start compiles nothing.
         bench.fake.set(version, "build");
-        bench.networks(Precision::Fp16).unwrap();
+        bench.engines(Precision::Fp16).unwrap();
     }
 }
 
@@ -535,7 +539,7 @@ fn what_is_refused_falls_back_and_says_why() {
     compile(Precision::Fp16).unwrap();
     bench.fake.set(100_300, "build");
     compile(Precision::Int8).unwrap();
-    let admissions = bench.networks(Precision::Int8).unwrap();
+    let admissions = bench.engines(Precision::Int8).unwrap();
     for admission in &admissions {
         assert_eq!(admission.precision, Precision::Fp16);
         let [(Precision::Int8, reason)] = admission.refused.as_slice() else {
@@ -550,7 +554,7 @@ fn what_is_refused_falls_back_and_says_why() {
     assert!(bench.report().contains("int8 refused: "), "{}", bench.report());
     // A device that computes something else.
     bench.fake.set(100_300, "numbers");
-    let error = bench.networks(Precision::Int8).unwrap_err();
+    let error = bench.engines(Precision::Int8).unwrap_err();
     assert!(matches!(error, crate::Error::NotAdmitted { .. }), "{error}");
     let words = error.to_string();
     assert!(
@@ -564,6 +568,6 @@ fn what_is_refused_falls_back_and_says_why() {
     );
     // A plan that TensorRT does not load is compiled once more, and then it is as it is.
     bench.fake.set(100_300, "deserialize");
-    let words = bench.networks(Precision::Fp16).unwrap_err().to_string();
+    let words = bench.engines(Precision::Fp16).unwrap_err().to_string();
     assert!(words.contains("it made no engine"), "{words}");
 }

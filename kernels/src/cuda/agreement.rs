@@ -28,6 +28,16 @@ pub struct Agreement {
     pub tensors: f32,
 }
 
+impl std::ops::AddAssign for Agreement {
+    fn add_assign(&mut self, other: Self) {
+        self.cases += other.cases;
+        self.faces += other.faces;
+        self.bytes += other.bytes;
+        self.different += other.different;
+        self.tensors = self.tensors.max(other.tensors);
+    }
+}
+
 /// Runs the cases of these numbers on the GPU and on the CPU.
 ///
 /// # Errors

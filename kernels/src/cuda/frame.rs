@@ -137,7 +137,7 @@ impl Frame<'_> {
     }
 
     /// Whether anybody was to change it.
-    pub(super) fn is_changed(&self) -> bool {
+    pub fn is_changed(&self) -> bool {
         self.changed
     }
 

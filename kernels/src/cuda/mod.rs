@@ -25,6 +25,7 @@
 //! have been made against a driver that runs them; `persona check --gpu` does both on a real one.
 
 pub mod agreement;
+mod event;
 mod frame;
 mod layout;
 mod memory;
@@ -35,8 +36,9 @@ mod tensor;
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, sys};
+use cudarc::driver::CudaStream;
 
+pub use event::Order;
 pub use frame::{Format, Frame, Picture, Rows};
 pub use module::Device;
 pub use tensor::{Precision, Tensor};
@@ -45,6 +47,7 @@ use crate::axis::{self, Axis};
 use crate::color::{Coefficients, to_byte};
 use crate::patch::{self, Patch};
 use crate::{Error, Kernels, Placement, Rect, Region, Result, Similarity, Values, arguments};
+use event::Event;
 use memory::{Buffer, Pinned, Staging};
 use module::{Argument, BLOCK, Function, launch, refused};
 
@@ -68,14 +71,6 @@ pub struct Cuda {
     device: Arc<Device>,
 }
 
-/// What a thread waits on, asleep.
-#[derive(Debug)]
-struct Event(sys::CUevent);
-
-// SAFETY: the driver's handles may be used from any thread in which the context is current, which every use sees to.
-#[allow(unsafe_code)]
-unsafe impl Send for Event {}
-
 impl Cuda {
     /// A new stream of work. Two of them do not wait for each other: use one for each thread.
     ///
@@ -86,16 +81,8 @@ impl Cuda {
             .context()
             .new_stream()
             .map_err(refused("making a stream"))?;
-        let mut event = std::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32
-            | sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-        // SAFETY: the context is current since `new_stream`.
-        #[allow(unsafe_code)]
-        unsafe { sys::cuEventCreate(&mut event, flags) }
-            .result()
-            .map_err(refused("making an event"))?;
         Ok(Self {
-            done: Event(event),
+            done: Event::new(device)?,
             staging: Staging::new(device, &stream, STAGING)?,
             total: Buffer::new(device, &stream, size_of::<u64>())?,
             total_mirror: Pinned::new(device, size_of::<u64>())?,
@@ -129,16 +116,8 @@ impl Cuda {
 
     /// Waits, asleep, until the device has done everything.
     fn wait(&mut self) -> Result<()> {
-        let failed = refused("waiting for the GPU");
-        self.device.bind()?;
-        // SAFETY: event and stream belong to the current context.
-        #[allow(unsafe_code)]
-        let waited = unsafe {
-            sys::cuEventRecord(self.done.0, self.stream.cu_stream())
-                .result()
-                .and_then(|()| sys::cuEventSynchronize(self.done.0).result())
-        };
-        waited.map_err(failed)?;
+        self.done.record(&self.stream)?;
+        self.done.wait()?;
         self.wait += 1;
         self.staging.reset();
         Ok(())
@@ -189,11 +168,6 @@ impl Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         let _ = self.stream.synchronize();
-        if self.device.bind().is_ok() {
-            // SAFETY: made in this context, and used nowhere else.
-            #[allow(unsafe_code)]
-            let _ = unsafe { sys::cuEventDestroy_v2(self.done.0) };
-        }
     }
 }
 

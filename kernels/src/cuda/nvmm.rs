@@ -2,7 +2,8 @@
 //!
 //! GStreamer's mapped data of such a buffer *is* an `NvBufSurface` (JetPack 5 and later). The library that made it maps
 //! it for EGL, and the driver takes the EGL image (JetPack 5, 6, and 7 on Orin); where the library offers it (Thor), it
-//! maps it for CUDA at once. Both are kept, for a pool hands the same few buffers out again and again.
+//! maps it for CUDA at once. A mapping owns its buffer and ends before it: a pool may be freed at any time by whoever made
+//! it, so nothing is kept from one use of a buffer to the next.
 //!
 //! A pitch buffer is worked on in place. A block-linear one, which is not addressable, is copied into rows and, once
 //! changed, back: 2 times the frame's bytes.
@@ -14,7 +15,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaStream, sys};
 use libloading::Library;
@@ -27,9 +28,6 @@ use crate::{Color, Error, Matrix, Range, Result};
 
 /// Where the library lies: by its name for programs, and by that for the linker.
 const LIBRARIES: [&str; 2] = ["libnvbufsurface.so.1.0.0", "libnvbufsurface.so"];
-
-/// More mappings than any pool has buffers: the oldest makes room.
-const MOST_MAPPINGS: usize = 64;
 
 /// `NvBufSurface`.
 #[repr(C)]
@@ -160,13 +158,12 @@ impl Description {
 /// How a surface was mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
+    /// Not at all: a graphics card's memory is the device's own.
+    Itself,
     Egl {
-        image: *mut c_void,
         resource: sys::CUgraphicsResource,
     },
-    Cuda {
-        buffer: *mut c_void,
-    },
+    Cuda,
 }
 
 /// What of a surface the device can reach.
@@ -176,27 +173,38 @@ enum Pixels {
     Arrays([sys::CUarray; 2]),
 }
 
-#[derive(Debug)]
-struct Mapping {
-    surface: *mut Surface,
-    by: By,
-    pixels: Pixels,
-}
+/// The library of NVMM buffers, opened.
+#[derive(Debug, Clone)]
+pub struct Nvmm(Arc<Inner>);
 
-/// The NVMM buffers of one stream, mapped.
 #[derive(Debug)]
-pub struct Nvmm {
-    mappings: Vec<Mapping>,
+struct Inner {
     calls: Calls,
-    /// Rows for frames without any.
-    rows: Option<[Buffer; 2]>,
+    /// Rows for frames without any, between two uses.
+    spare: Mutex<Vec<[Buffer; 2]>>,
     stream: Arc<CudaStream>,
     device: Arc<Device>,
 }
 
-// SAFETY: the handles and surfaces may be used from any thread, one at a time, with the context current.
+/// A buffer of NVMM memory whose pixels the device can reach until this goes away.
+#[derive(Debug)]
+pub struct Mapped<O: AsRef<[u8]>> {
+    surface: *mut Surface,
+    by: By,
+    pixels: Pixels,
+    size: [usize; 2],
+    color: Color,
+    /// Rows for a frame without any, and whether they hold what the buffer holds.
+    rows: Option<[Buffer; 2]>,
+    is_copied: bool,
+    nvmm: Nvmm,
+    // Given back last.
+    owner: O,
+}
+
+// SAFETY: the handles and the surface may be used from any thread, one at a time, with the context current.
 #[allow(unsafe_code)]
-unsafe impl Send for Nvmm {}
+unsafe impl<O: AsRef<[u8]> + Send> Send for Mapped<O> {}
 
 fn wrong(operation: &'static str, reason: impl Into<String>) -> Error {
     Error::Device {
@@ -247,118 +255,67 @@ impl Nvmm {
     /// # Errors
     /// [`Error::Device`] on a machine without it: anything but a Jetson.
     pub fn open(device: &Arc<Device>) -> Result<Self> {
-        Ok(Self {
-            mappings: Vec::with_capacity(MOST_MAPPINGS),
+        Ok(Self(Arc::new(Inner {
             calls: Calls::load()?,
-            rows: None,
+            spare: Mutex::default(),
             stream: device
                 .context()
                 .new_stream()
                 .map_err(refused("making a stream"))?,
             device: device.clone(),
-        })
+        })))
     }
 
-    /// Lends the first picture of a surface as a frame, and waits for the device at the end.
+    /// Maps the first picture of a buffer. `owner` holds the buffer, and gives the bytes that mapping it gave.
+    ///
+    /// # What is taken on trust
+    /// That the bytes are a live `NvBufSurface` of this process's libnvbufsurface. Nothing could check that; the caps
+    /// feature `memory:NVMM` of the buffer's stream says it, and NVIDIA's own elements rely on the same. Call it with
+    /// nothing else.
     ///
     /// # Errors
-    /// [`Error::Device`] when the surface is not NV12 or cannot be mapped, or when a changed block-linear picture cannot
-    /// be brought back: then the buffer holds what it held before.
-    ///
-    /// # Safety
-    /// `surface` is the `NvBufSurface` of a live buffer, such as the mapped data of a GStreamer buffer with the caps
-    /// feature `memory:NVMM`. Nobody else touches the buffer meanwhile, and it is not freed before [`Nvmm::release`] or
-    /// the end of this value.
-    #[allow(unsafe_code)]
-    pub unsafe fn with_frame<R>(
-        &mut self,
-        surface: *mut c_void,
-        work: impl FnOnce(&mut Frame<'_>) -> R,
-    ) -> Result<R> {
-        self.device.bind()?;
-        let surface = surface.cast::<Surface>();
-        // SAFETY: the caller's promise.
+    /// [`Error::Device`] when the surface is not NV12 or cannot be mapped.
+    pub fn map<O: AsRef<[u8]>>(&self, owner: O) -> Result<Mapped<O>> {
+        self.0.device.bind()?;
+        let bytes = owner.as_ref();
+        let surface = bytes.as_ptr().cast::<Surface>().cast_mut();
+        if bytes.len() < size_of::<Surface>() || !surface.is_aligned() {
+            return Err(wrong(
+                "taking an NVMM buffer",
+                format!("{} bytes at {surface:?} are no surface", bytes.len()),
+            ));
+        }
+        // SAFETY: large enough and aligned; the rest is the trust above.
+        #[allow(unsafe_code)]
         let picture = unsafe { describe(surface) }?;
-        let (size, color) = (picture.size, picture.color);
-        // SAFETY: the caller's promise, and the surface has a first picture.
-        let pixels = unsafe { self.pixels(surface, &picture) }?;
-        match pixels {
-            Pixels::Rows(planes) => {
-                // SAFETY: the planes are mapped as long as their mapping is kept, which is longer than this call.
-                let mut frame = unsafe { Frame::new(size, color, &planes) }?;
-                Ok(work(&mut frame))
-            }
-            Pixels::Arrays(arrays) => {
-                let planes = self.rows(size)?;
-                self.copy(&arrays, &planes, size, true)?;
-                // SAFETY: the rows are this value's, large enough, and stay for longer than this call.
-                let mut frame = unsafe { Frame::new(size, color, &planes) }?;
-                let result = work(&mut frame);
-                let changed = frame.is_changed();
-                // Waits for whoever worked on it.
-                drop(frame);
-                if changed {
-                    self.copy(&arrays, &planes, size, false)?;
-                }
-                Ok(result)
-            }
-        }
-    }
-
-    /// Lets go of every buffer: before their pool is freed, and when the stream's format changes.
-    pub fn release(&mut self) {
-        let _ = self.device.bind();
-        while let Some(mapping) = self.mappings.pop() {
-            self.unmap(&mapping);
-        }
-    }
-
-    /// How the device reaches a surface, mapping it the first time.
-    ///
-    /// # Safety
-    /// As [`Nvmm::with_frame`]; `picture` describes the surface.
-    #[allow(unsafe_code)]
-    unsafe fn pixels(&mut self, surface: *mut Surface, picture: &Description) -> Result<Pixels> {
-        if picture.data != 0 {
-            return Ok(Pixels::Rows(picture.planes_at(picture.data)));
-        }
-        if let Some(at) = self
-            .mappings
-            .iter()
-            .position(|mapping| mapping.surface == surface)
-        {
-            let now = match self.mappings[at].by {
-                // SAFETY: the caller's promise.
-                By::Egl { .. } => unsafe { egl_image(surface) },
-                // SAFETY: as above, and a surface that was mapped for CUDA has the field.
-                By::Cuda { .. } => unsafe { cuda_pointer(surface) },
-            };
-            let (By::Egl { image: then, .. } | By::Cuda { buffer: then }) = self.mappings[at].by;
-            if now == then {
-                return Ok(self.mappings[at].pixels);
-            }
-            // Another buffer at the same address: the old one took its mapping along.
-            let stale = self.mappings.swap_remove(at);
-            self.unregister(&stale);
-        }
-        if self.mappings.len() == MOST_MAPPINGS {
-            let oldest = self.mappings.remove(0);
-            self.unmap(&oldest);
-        }
-        // SAFETY: the caller's promise.
-        let mapping = unsafe { self.map(surface, picture) }?;
-        let pixels = mapping.pixels;
-        self.mappings.push(mapping);
-        Ok(pixels)
+        let (by, pixels) = if picture.data != 0 {
+            (By::Itself, Pixels::Rows(picture.planes_at(picture.data)))
+        } else {
+            // SAFETY: as above, and the surface has a first picture.
+            #[allow(unsafe_code)]
+            unsafe { self.map_surface(surface, &picture) }?
+        };
+        Ok(Mapped {
+            surface,
+            by,
+            pixels,
+            size: picture.size,
+            color: picture.color,
+            rows: None,
+            is_copied: false,
+            nvmm: self.clone(),
+            owner,
+        })
     }
 
     /// Maps a surface.
     ///
     /// # Safety
-    /// As [`Nvmm::pixels`].
+    /// A live surface that `picture` describes.
     #[allow(unsafe_code)]
-    unsafe fn map(&self, surface: *mut Surface, picture: &Description) -> Result<Mapping> {
-        if let Some(map_cuda) = self.calls.map_cuda {
+    unsafe fn map_surface(&self, surface: *mut Surface, picture: &Description) -> Result<(By, Pixels)> {
+        let calls = &self.0.calls;
+        if let Some(map_cuda) = calls.map_cuda {
             // SAFETY: a live surface, and its first picture.
             if unsafe { map_cuda(surface, 0) } == 0 {
                 // SAFETY: the call succeeded, so the library is one whose surfaces have the field.
@@ -366,20 +323,16 @@ impl Nvmm {
                 // SAFETY: the library has put a buffer there, or nothing.
                 let data =
                     unsafe { buffer.cast::<CudaBuffer>().as_ref() }.map_or(0, |buffer| buffer.data as u64);
-                let mapping = Mapping {
-                    surface,
-                    by: By::Cuda { buffer },
-                    pixels: Pixels::Rows(picture.planes_at(data)),
-                };
                 if data == 0 || !picture.is_linear {
-                    self.unmap(&mapping);
+                    // SAFETY: mapped this way above.
+                    unsafe { self.unmap(surface, By::Cuda) };
                 } else {
-                    return Ok(mapping);
+                    return Ok((By::Cuda, Pixels::Rows(picture.planes_at(data))));
                 }
             }
         }
         // SAFETY: a live surface, and its first picture.
-        if unsafe { (self.calls.map_egl)(surface, 0) } != 0 {
+        if unsafe { (calls.map_egl)(surface, 0) } != 0 {
             return Err(wrong(
                 "NvBufSurfaceMapEglImage",
                 "the surface cannot be mapped; unset DISPLAY when it points at another machine",
@@ -389,15 +342,10 @@ impl Nvmm {
         let image = unsafe { egl_image(surface) };
         let mut resource = std::ptr::null_mut();
         // SAFETY: the image is live, and the context current.
-        let registered = unsafe { (self.calls.register)(&mut resource, image, 0) }.result();
-        let mut mapping = Mapping {
-            surface,
-            by: By::Egl { image, resource },
-            pixels: Pixels::Arrays([std::ptr::null_mut(); 2]),
-        };
+        let registered = unsafe { (calls.register)(&mut resource, image, 0) }.result();
         if let Err(error) = registered {
             // SAFETY: mapped above.
-            unsafe { (self.calls.unmap_egl)(surface, 0) };
+            unsafe { (calls.unmap_egl)(surface, 0) };
             return Err(refused("cuGraphicsEGLRegisterImage")(error));
         }
         let mut frame = EglFrame {
@@ -412,68 +360,68 @@ impl Nvmm {
             egl_color_format: 0,
             cu_format: 0,
         };
+        let by = By::Egl { resource };
         // SAFETY: the resource was registered above, and the frame is of the type's size.
-        let asked = unsafe { (self.calls.frame)(&mut frame, resource, 0, 0) }.result();
+        let asked = unsafe { (calls.frame)(&mut frame, resource, 0, 0) }.result();
         let pixels = asked
             .map_err(refused("cuGraphicsResourceGetMappedEglFrame"))
             .and_then(|()| egl_pixels(&frame, picture));
         match pixels {
-            Ok(pixels) => {
-                mapping.pixels = pixels;
-                Ok(mapping)
-            }
+            Ok(pixels) => Ok((by, pixels)),
             Err(error) => {
-                self.unmap(&mapping);
+                // SAFETY: mapped this way above.
+                unsafe { self.unmap(surface, by) };
                 Err(error)
             }
         }
     }
 
     /// Gives a mapping back, the driver's part first.
+    ///
+    /// # Safety
+    /// A live surface that was mapped this way, once.
     #[allow(unsafe_code)]
-    fn unmap(&self, mapping: &Mapping) {
-        self.unregister(mapping);
-        let unmap = match mapping.by {
-            By::Egl { .. } => Some(self.calls.unmap_egl),
-            By::Cuda { .. } => self.calls.unmap_cuda,
-        };
-        if let Some(unmap) = unmap {
-            // SAFETY: the surface was mapped this way, and its owner promised to keep it until now.
-            unsafe { unmap(mapping.surface, 0) };
+    unsafe fn unmap(&self, surface: *mut Surface, by: By) {
+        // The library's part is given back even when the device is lost.
+        let _ = self.0.device.bind();
+        let calls = &self.0.calls;
+        match by {
+            By::Itself => (),
+            By::Egl { resource } => {
+                // SAFETY: registered once, and forgotten after this; the caller's promise.
+                unsafe {
+                    let _ = sys::cuGraphicsUnregisterResource(resource);
+                    (calls.unmap_egl)(surface, 0);
+                }
+            }
+            By::Cuda => {
+                if let Some(unmap) = calls.unmap_cuda {
+                    // SAFETY: the caller's promise.
+                    unsafe { unmap(surface, 0) };
+                }
+            }
         }
     }
 
-    #[allow(unsafe_code)]
-    fn unregister(&self, mapping: &Mapping) {
-        if let By::Egl { resource, .. } = mapping.by {
-            // SAFETY: registered once, and forgotten after this.
-            let _ = unsafe { sys::cuGraphicsUnregisterResource(resource) };
+    /// Rows for an NV12 picture of this size: spare ones, or new ones.
+    fn rows(&self, size: [usize; 2]) -> Result<[Buffer; 2]> {
+        let wanted = strides_of(size).map(|[stride, rows]| stride * rows);
+        let mut spare = self.spare();
+        let fits = |buffers: &[Buffer; 2]| [0, 1].map(|plane| buffers[plane].bytes()) == wanted;
+        if let Some(at) = spare.iter().position(fits) {
+            return Ok(spare.swap_remove(at));
         }
+        // Those are of a size that is no more.
+        spare.clear();
+        let Inner { device, stream, .. } = &*self.0;
+        Ok([
+            Buffer::new(device, stream, wanted[0])?,
+            Buffer::new(device, stream, wanted[1])?,
+        ])
     }
 
-    /// Rows for an NV12 picture of this size.
-    fn rows(&mut self, size: [usize; 2]) -> Result<[Plane; 2]> {
-        let wanted = rows_of(size).map(|[row, rows]| (row.next_multiple_of(256), rows));
-        let fits = |buffers: &[Buffer; 2]| {
-            buffers
-                .iter()
-                .zip(wanted)
-                .all(|(buffer, (stride, rows))| buffer.bytes() >= stride * rows)
-        };
-        if !self.rows.as_ref().is_some_and(fits) {
-            let buffer =
-                |(stride, rows): (usize, usize)| Buffer::new(&self.device, &self.stream, stride * rows);
-            self.rows = Some([buffer(wanted[0])?, buffer(wanted[1])?]);
-        }
-        let addresses = self
-            .rows
-            .as_ref()
-            .map_or([0; 2], |buffers| buffers.each_ref().map(Buffer::address));
-        Ok([0, 1].map(|plane| Plane {
-            address: addresses[plane],
-            stride: wanted[plane].0,
-            bytes: wanted[plane].0 * wanted[plane].1,
-        }))
+    fn spare(&self) -> MutexGuard<'_, Vec<[Buffer; 2]>> {
+        self.0.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Copies both planes, in or out.
@@ -486,7 +434,7 @@ impl Nvmm {
     ) -> Result<()> {
         let asked = [0, 1].map(|i| self.ask(arrays[i], planes[i], rows_of(size)[i], inwards));
         // Also when one of them was refused: the other may be on its way.
-        let waited = self.stream.synchronize();
+        let waited = self.0.stream.synchronize();
         asked.into_iter().collect::<Result<()>>()?;
         waited.map_err(refused("copying a block-linear plane"))
     }
@@ -514,22 +462,89 @@ impl Nvmm {
             WidthInBytes: row,
             Height: rows,
         };
-        // SAFETY: the array is mapped and of that size, the rows are this value's; `copy` waits before either can go.
-        unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.stream.cu_stream()) }
+        // SAFETY: the array is mapped and of that size, the rows are large enough; `copy` waits before either can go.
+        unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.0.stream.cu_stream()) }
             .result()
             .map_err(refused("copying a block-linear plane"))
     }
 }
 
-impl Drop for Nvmm {
+impl<O: AsRef<[u8]>> Mapped<O> {
+    /// Width and height in pixels.
+    pub fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// Lends the picture as a frame, and waits for the device at the end.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a block-linear picture cannot be copied, or, once changed, not be brought back: then the
+    /// buffer holds what it held before.
+    pub fn with_frame<R>(&mut self, work: impl FnOnce(&mut Frame<'_>) -> R) -> Result<R> {
+        self.nvmm.0.device.bind()?;
+        match self.pixels {
+            Pixels::Rows(planes) => {
+                // SAFETY: the planes are mapped as long as this value lives.
+                #[allow(unsafe_code)]
+                let mut frame = unsafe { Frame::new(self.size, self.color, &planes) }?;
+                Ok(work(&mut frame))
+            }
+            Pixels::Arrays(arrays) => {
+                let rows = match self.rows.take() {
+                    Some(rows) => rows,
+                    None => self.nvmm.rows(self.size)?,
+                };
+                let strides = strides_of(self.size);
+                let planes = [0, 1].map(|plane| Plane {
+                    address: rows[plane].address(),
+                    stride: strides[plane][0],
+                    bytes: rows[plane].bytes(),
+                });
+                self.rows = Some(rows);
+                if !self.is_copied {
+                    self.nvmm.copy(&arrays, &planes, self.size, true)?;
+                }
+                // Should the work fail half-way, what is in the rows is not what is in the buffer.
+                self.is_copied = false;
+                // SAFETY: the rows are this value's, large enough, and stay for longer than this call.
+                #[allow(unsafe_code)]
+                let mut frame = unsafe { Frame::new(self.size, self.color, &planes) }?;
+                let result = work(&mut frame);
+                let changed = frame.is_changed();
+                // Waits for whoever worked on it.
+                drop(frame);
+                if changed {
+                    self.nvmm.copy(&arrays, &planes, self.size, false)?;
+                }
+                self.is_copied = true;
+                Ok(result)
+            }
+        }
+    }
+}
+
+impl<O: AsRef<[u8]>> Drop for Mapped<O> {
     fn drop(&mut self) {
-        self.release();
+        self.nvmm.spare().extend(self.rows.take());
+        // An owner whose bytes have moved holds no surface there any more.
+        if std::ptr::eq(self.owner.as_ref().as_ptr(), self.surface.cast()) {
+            // SAFETY: mapped this way in `Nvmm::map`, and the owner has kept the buffer.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.nvmm.unmap(self.surface, self.by);
+            }
+        }
     }
 }
 
 /// Bytes of a row and number of rows of both planes.
 fn rows_of([width, height]: [usize; 2]) -> [[usize; 2]; 2] {
     [[width, height], [2 * width.div_ceil(2), height.div_ceil(2)]]
+}
+
+/// Bytes from row to row and number of rows of both planes, in memory of our own.
+fn strides_of(size: [usize; 2]) -> [[usize; 2]; 2] {
+    rows_of(size).map(|[row, rows]| [row.next_multiple_of(256), rows])
 }
 
 fn egl_pixels(frame: &EglFrame, picture: &Description) -> Result<Pixels> {
@@ -580,14 +595,12 @@ unsafe fn cuda_pointer(surface: *const Surface) -> *mut c_void {
 /// The first picture of a surface, when it is NV12.
 ///
 /// # Safety
-/// `surface` is null or a live `NvBufSurface`.
+/// `surface` is a live `NvBufSurface`.
 #[allow(unsafe_code)]
 unsafe fn describe(surface: *const Surface) -> Result<Description> {
     let refuse = |reason: String| Err(wrong("taking an NVMM buffer", reason));
     // SAFETY: the caller's promise; the reference ends with this function, in which nobody changes the surface.
-    let Some(surface) = (unsafe { surface.as_ref() }) else {
-        return refuse("there is no surface".into());
-    };
+    let surface = unsafe { &*surface };
     if surface.num_filled == 0 || surface.surface_list.is_null() {
         return refuse("the surface is empty".into());
     }
@@ -624,12 +637,15 @@ unsafe fn describe(surface: *const Surface) -> Result<Description> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::super::Cuda;
     use super::*;
     use crate::cpu::Cpu;
     use crate::{Hull, Kernels, MEAN_FACE, Placement, Planes, Region, Similarity, Values};
 
     /// The library of the tests, and a surface in it.
+    #[derive(Debug)]
     #[allow(unsafe_code)]
     struct Given {
         at: unsafe extern "C" fn(*mut c_void, u32, u32, u32) -> *mut u8,
@@ -725,21 +741,32 @@ mod tests {
         kernels.finish().unwrap();
     }
 
+    /// A buffer that is mapped: `NvBufSurface` is what GStreamer gives.
+    #[derive(Clone, Debug)]
+    struct Held(Rc<Given>);
+
+    impl AsRef<[u8]> for Held {
+        #[allow(unsafe_code)]
+        fn as_ref(&self) -> &[u8] {
+            // SAFETY: the library's surface begins with the structure and lives as long as `Given`.
+            unsafe { std::slice::from_raw_parts(self.0.surface.cast(), size_of::<Surface>()) }
+        }
+    }
+
     #[test]
     #[ignore = "needs the CUDA driver and the libnvbufsurface that `cargo xtask kernels` makes"]
-    #[allow(unsafe_code)]
     fn surfaces_are_frames_in_place() {
         struct Case(bool, bool);
         let device = Device::open(0).unwrap();
         let mut cuda = Cuda::new(&device).unwrap();
+        let nvmm = Nvmm::open(&device).unwrap();
         for Case(is_tiled, for_cuda) in [
             Case(false, false),
             Case(true, false),
             Case(false, true),
             Case(true, true),
         ] {
-            let mut nvmm = Nvmm::open(&device).unwrap();
-            let given = Given::new([117, 90], is_tiled);
+            let given = Rc::new(Given::new([117, 90], is_tiled));
             given.maps_for_cuda(for_cuda);
             let maps = given.count("test_surface_maps");
             let mut level = 0_u32;
@@ -747,9 +774,10 @@ mod tests {
                 level = level.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 *byte = (level >> 24) as u8;
             });
+            let mut mapped = nvmm.map(Held(given.clone())).unwrap();
+            assert_eq!(mapped.size(), given.size);
             for round in 0..2 {
-                // SAFETY: the surface lives until the end of the round, and nobody else touches it.
-                unsafe { nvmm.with_frame(given.surface, |frame| anonymize(&mut cuda, frame)) }.unwrap();
+                mapped.with_frame(|frame| anonymize(&mut cuda, frame)).unwrap();
                 let [y, uv] = planes.each_mut().map(Vec::as_mut_slice);
                 let rows = rows_of(given.size);
                 let planes_there = Planes::Nv12 {
@@ -773,11 +801,11 @@ mod tests {
                 let wanted = 1 + c_int::from(is_tiled && for_cuda);
                 assert_eq!(given.count("test_surface_maps") - maps, wanted, "mapped again");
             }
-            // SAFETY: as above.
-            let only_read = unsafe { nvmm.with_frame(given.surface, |frame| cuda.checksum(frame)) };
-            assert!(only_read.unwrap().is_ok());
+            assert!(mapped.with_frame(|frame| cuda.checksum(frame)).unwrap().is_ok());
             assert!(given.bytes(|_| {}) == planes);
-            nvmm.release();
+            drop(mapped);
+            // Given back, so it can be mapped anew.
+            drop(nvmm.map(Held(given.clone())).unwrap());
             assert_eq!(given.count("test_surface_violations"), 0, "{is_tiled} {for_cuda}");
         }
     }
@@ -787,22 +815,24 @@ mod tests {
     #[allow(unsafe_code)]
     fn a_surface_that_is_not_nv12_is_refused() {
         let device = Device::open(0).unwrap();
-        let mut nvmm = Nvmm::open(&device).unwrap();
-        let given = Given::new([64, 64], false);
-        // SAFETY: a live surface of the tests.
-        let refusal = |nvmm: &mut Nvmm, surface: *mut c_void| unsafe {
-            nvmm.with_frame(surface, |_| ()).unwrap_err().to_string()
-        };
-        assert!(refusal(&mut nvmm, std::ptr::null_mut()).contains("no surface"));
+        let nvmm = Nvmm::open(&device).unwrap();
+        let given = Rc::new(Given::new([64, 64], false));
+        let refusal = || nvmm.map(Held(given.clone())).unwrap_err().to_string();
+        assert!(
+            nvmm.map(vec![0; 63])
+                .unwrap_err()
+                .to_string()
+                .contains("no surface")
+        );
         let surface = given.surface.cast::<Surface>();
         // SAFETY: as above; the fields lie where the structures say.
         unsafe { (*(*surface).surface_list).color_format = 19 };
-        assert!(refusal(&mut nvmm, given.surface).contains("colour format 19 is not NV12"));
+        assert!(refusal().contains("colour format 19 is not NV12"));
         // SAFETY: as above.
         unsafe { (*surface).mem_type = 1 };
-        assert!(refusal(&mut nvmm, given.surface).contains("memory of kind 1"));
+        assert!(refusal().contains("memory of kind 1"));
         // SAFETY: as above.
         unsafe { (*surface).num_filled = 0 };
-        assert!(refusal(&mut nvmm, given.surface).contains("empty"));
+        assert!(refusal().contains("empty"));
     }
 }

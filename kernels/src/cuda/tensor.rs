@@ -109,6 +109,10 @@ impl Tensor {
         self.stream.cu_stream()
     }
 
+    pub(super) fn cuda_stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
     /// Where entry `entry` begins.
     pub(super) fn entry_address(&self, entry: usize) -> u64 {
         self.address() + (entry * self.entry_len() * self.precision.bytes()) as u64

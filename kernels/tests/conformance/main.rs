@@ -71,8 +71,12 @@ fn cuda_agrees_on_random_frames() {
     let cases = std::env::var("PERSONA_CASES").map_or(2000, |cases| cases.parse().expect("a number"));
     let device = Device::open(0).expect("a CUDA driver");
     let mut cuda = Cuda::new(&device).expect("memory for small things");
-    let agreement = agreement::compare(&mut cuda, 0..cases).unwrap();
-    println!("{agreement:?}");
+    let mut agreement = agreement::Agreement::default();
+    // A million take an hour or more: whoever looks sees how far it is.
+    for first in (0..cases).step_by(50_000) {
+        agreement += agreement::compare(&mut cuda, first..cases.min(first + 50_000)).unwrap();
+        println!("{agreement:?}");
+    }
     assert_eq!(agreement.cases, cases);
     assert!(agreement.faces > cases);
     // `compare` allows 1 code value. The same operations in the same order give the same byte, except where the CPU left

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <tuple>
@@ -70,8 +71,10 @@ Kernel kernels[] = {
 struct Stream {
     std::vector<Work> work;
 };
+/// A mark in a stream: passed once the stream has come to it.
 struct Event {
     Stream* stream;
+    std::shared_ptr<bool> passed;
 };
 
 std::recursive_mutex lock;
@@ -194,7 +197,7 @@ API cuStreamSynchronize(Stream* stream) {
 }
 API cuEventCreate(Event** event, unsigned) {
     IN_CONTEXT;
-    *event = new Event{nullptr};
+    *event = new Event{nullptr, nullptr};
     return OK;
 }
 API cuEventDestroy_v2(Event* event) {
@@ -205,11 +208,35 @@ API cuEventDestroy_v2(Event* event) {
 API cuEventRecord(Event* event, Stream* stream) {
     IN_CONTEXT;
     event->stream = stream;
+    event->passed = std::make_shared<bool>(false);
+    stream->work.push_back([passed = event->passed] { *passed = true; });
     return OK;
 }
 API cuEventSynchronize(Event* event) {
     IN_CONTEXT;
-    return event->stream ? wait(event->stream) : OK;
+    // A stream that is gone has come to all of its marks.
+    if (event->passed && !*event->passed) run(event->stream);
+    return broken ? ILLEGAL_ADDRESS : OK;
+}
+API cuStreamWaitEvent(Stream* stream, Event* event, unsigned flags) {
+    IN_CONTEXT;
+    if (flags != 0) return INVALID_VALUE;
+    if (event->passed) {
+        stream->work.push_back([passed = event->passed, other = event->stream] {
+            if (!*passed) run(other);
+            // Marks are made before they are waited for, so no two streams can wait for each other.
+            if (!*passed) std::abort();
+        });
+    }
+    return OK;
+}
+/// Calls a function of the processor's in the order of the stream; not after an error.
+API cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* data) {
+    IN_CONTEXT;
+    stream->work.push_back([=] {
+        if (!broken) function(data);
+    });
+    return OK;
 }
 API cuMemAlloc_v2(CUdeviceptr* address, usize bytes) {
     IN_CONTEXT;

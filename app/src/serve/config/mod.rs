@@ -20,6 +20,7 @@ pub use address::{Mount, Name, Source};
 pub use secret::{Secret, Unusable};
 
 use super::report::default_folder;
+use crate::networks::{Choice, GpuPrecision, Place};
 use crate::pipeline::{Polygon, Settings};
 use crate::run::{Encoding, PolicyName, Preset};
 
@@ -83,9 +84,13 @@ fn site() -> String {
 pub struct Networks {
     /// Folder with the networks.
     pub folder: PathBuf,
-    /// Threads that each network computes with.
+    /// Threads that each network computes with on the processor.
     #[serde(deserialize_with = "whole::<_, 1, 64>")]
     pub threads: u32,
+    /// Where pixels and networks are.
+    pub place: Place,
+    /// What the networks compute with on a GPU.
+    pub precision: GpuPrecision,
 }
 
 impl Default for Networks {
@@ -93,6 +98,20 @@ impl Default for Networks {
         Self {
             folder: default_dir(),
             threads: 1,
+            place: Place::default(),
+            precision: GpuPrecision::default(),
+        }
+    }
+}
+
+impl Networks {
+    /// Which networks to load, and where.
+    pub(crate) fn choice(&self) -> Choice {
+        Choice {
+            folder: self.folder.clone(),
+            place: self.place,
+            precision: self.precision,
+            threads: self.threads as usize,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A made-up `libnvinfer` and `libnvonnxparser` for tests, with the binary layouts of TensorRT 8, 10 and 11.
 //!
 //! It takes the calls of the binding through tables laid out as NVIDIA's headers say, and does what they ask in ONNX Runtime
-//! on the CPU; addresses on the device are addresses in memory. Whatever NVIDIA's library would answer with undefined
+//! on the CPU, at once or, where there is a stream, when the driver of the tests comes to it; addresses on the device are
+//! addresses in memory. Whatever NVIDIA's library would answer with undefined
 //! behaviour ends the process with a sentence: a slot that is none of those in use, a method on another kind of object, an
 //! object destroyed before what was made from it, a network compiled after its parser was gone.
 //!
@@ -15,12 +16,12 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::PathBuf;
 use std::process::abort;
 use std::ptr::null_mut;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use engines::models::{Store, default_dir};
 use engines::onnx::proto::{Extent, Model, ValueInfo};
-use engines::{Signature, cpu};
+use engines::{Engine, Signature, cpu};
 use kernels::Kernels;
 use kernels::cpu::Cpu;
 use prost::Message;
@@ -153,12 +154,17 @@ enum Kind {
         shapes: HashMap<String, Vec<i64>>,
         addresses: HashMap<String, usize>,
         engine: cpu::Runtime,
+        /// Made at the first run.
+        computer: Option<Computer>,
     },
     Parser {
         errors: Vec<*mut Object>,
     },
     ParserError,
 }
+
+/// What computes in place of a GPU.
+type Computer = Arc<Mutex<Box<dyn Engine<Cpu>>>>;
 
 type Shapes = HashMap<String, [Vec<i64>; 3]>;
 
@@ -859,6 +865,7 @@ extern "C" fn create_context(this: *mut c_void, strategy: i32) -> *mut c_void {
         shapes: HashMap::new(),
         addresses: HashMap::new(),
         engine: runtime,
+        computer: None,
     };
     new(kind, object_of(engine), &entries).cast()
 }
@@ -957,72 +964,123 @@ extern "C" fn set_address(this: *mut c_void, name: *const c_char, address: *mut 
     !address.is_null()
 }
 
-extern "C" fn enqueue(this: *mut c_void, _stream: *mut c_void) -> bool {
+extern "C" fn enqueue(this: *mut c_void, stream: *mut c_void) -> bool {
     if fails("enqueue") {
         return false;
     }
-    match compute(of(this)) {
-        Ok(()) => true,
-        Err(error) => {
-            log(&error.to_string());
-            false
+    let ran = Run::of(of(this)).and_then(|run| match stream.is_null() {
+        true => run.compute(),
+        false => {
+            run.compute_in_order_of(stream);
+            Ok(())
         }
-    }
+    });
+    ran.map_err(|error| log(&error.to_string())).is_ok()
 }
 
-/// What a GPU would do later happens at once.
-fn compute(context: &Implementation) -> engines::Result<()> {
-    let plan = plan_of(context);
-    let Kind::Context {
-        addresses, engine, ..
-    } = &context.kind
-    else {
-        wrong("a context's method was called on something else");
-    };
-    let mut signature = Signature::new("fake");
-    let sizes = |tensor: &Tensor| -> Vec<Option<usize>> {
-        tensor.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect()
-    };
-    for tensor in &plan.inputs {
-        signature = signature.input(&tensor.name, &sizes(tensor));
-    }
-    for tensor in &plan.outputs {
-        signature = signature.output(&tensor.name, &sizes(tensor));
-    }
-    let mut network = engine.engine(&plan.onnx, &signature)?;
-    let mut kernels = Cpu::default();
-    let mut memory = |tensor: &Tensor| {
-        let mut shape = [1; 4];
-        for (size, now) in shape.iter_mut().zip(shape_now(context, &tensor.name)) {
-            *size = usize::try_from(now).unwrap_or_else(|_| wrong("a shape was not set"));
+/// One run, as it was asked for: shapes and addresses may be others when it is computed.
+struct Run {
+    network: Computer,
+    inputs: Vec<([usize; 4], usize)>,
+    outputs: Vec<([usize; 4], usize)>,
+}
+
+impl Run {
+    fn of(context: &mut Implementation) -> engines::Result<Self> {
+        let plan = plan_of(context).clone();
+        let memory = |context: &Implementation, tensor: &Tensor| {
+            let mut shape = [1; 4];
+            for (size, now) in shape.iter_mut().zip(shape_now(context, &tensor.name)) {
+                *size = usize::try_from(now).unwrap_or_else(|_| wrong("a shape was not set"));
+            }
+            let Kind::Context { addresses, .. } = &context.kind else {
+                wrong("a context's method was called on something else");
+            };
+            let address = addresses.get(&tensor.name).copied();
+            (shape, address.unwrap_or_else(|| wrong("an address was not set")))
+        };
+        let [inputs, outputs] = [&plan.inputs, &plan.outputs]
+            .map(|tensors| tensors.iter().map(|tensor| memory(context, tensor)).collect());
+        let Kind::Context { engine, computer, .. } = &mut context.kind else {
+            wrong("a context's method was called on something else");
+        };
+        if computer.is_none() {
+            let mut signature = Signature::new("fake");
+            let sizes = |tensor: &Tensor| -> Vec<Option<usize>> {
+                tensor.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect()
+            };
+            for tensor in &plan.inputs {
+                signature = signature.input(&tensor.name, &sizes(tensor));
+            }
+            for tensor in &plan.outputs {
+                signature = signature.output(&tensor.name, &sizes(tensor));
+            }
+            *computer = Some(Arc::new(Mutex::new(engine.engine(&plan.onnx, &signature)?)));
         }
-        let address = addresses.get(&tensor.name).copied();
-        let address = address.unwrap_or_else(|| wrong("an address was not set"));
-        // SAFETY: the binding promised so many numbers at this address.
-        let values = unsafe { std::slice::from_raw_parts_mut(address as *mut f32, shape.iter().product()) };
-        Ok::<_, engines::Error>((kernels.tensor(shape)?, values))
-    };
-    let mut inputs = Vec::new();
-    for tensor in &plan.inputs {
-        let (mut held, values) = memory(tensor)?;
-        held.data_mut().copy_from_slice(values);
-        inputs.push(held);
+        let network = computer.clone().unwrap_or_else(|| wrong("it was made above"));
+        Ok(Self {
+            network,
+            inputs,
+            outputs,
+        })
     }
-    let (mut outputs, mut places) = (Vec::new(), Vec::new());
-    for tensor in &plan.outputs {
-        let (held, values) = memory(tensor)?;
-        outputs.push(held);
-        places.push(values);
+
+    fn compute(&self) -> engines::Result<()> {
+        let mut kernels = Cpu::default();
+        let mut memory = |(shape, address): &([usize; 4], usize)| {
+            let count = shape.iter().product();
+            // SAFETY: the binding promised so many numbers at this address.
+            let values = unsafe { std::slice::from_raw_parts_mut(*address as *mut f32, count) };
+            Ok::<_, engines::Error>((kernels.tensor(*shape)?, values))
+        };
+        let mut inputs = Vec::new();
+        for input in &self.inputs {
+            let (mut held, values) = memory(input)?;
+            held.data_mut().copy_from_slice(values);
+            inputs.push(held);
+        }
+        let (mut outputs, mut places) = (Vec::new(), Vec::new());
+        for output in &self.outputs {
+            let (held, values) = memory(output)?;
+            outputs.push(held);
+            places.push(values);
+        }
+        let mut network = self.network.try_lock();
+        let network = network
+            .as_mut()
+            .unwrap_or_else(|_| wrong("two runs of a context at the same time"));
+        network.run(&inputs.iter().collect::<Vec<_>>(), &mut outputs)?;
+        let is_wrong = fails("numbers");
+        for (held, values) in outputs.iter().zip(places) {
+            values.copy_from_slice(held.data());
+            if is_wrong {
+                values.iter_mut().for_each(|value| *value *= 0.3);
+            }
+        }
+        Ok(())
     }
-    network.run(&inputs.iter().collect::<Vec<_>>(), &mut outputs)?;
-    let is_wrong = fails("numbers");
-    for (held, values) in outputs.iter().zip(places) {
-        values.copy_from_slice(held.data());
-        if is_wrong {
-            values.iter_mut().for_each(|value| *value *= 0.3);
+
+    /// Lets the driver call [`Run::compute`] when it is this run's turn.
+    fn compute_in_order_of(self, stream: *mut c_void) {
+        extern "C" fn now(run: *mut c_void) {
+            // SAFETY: made by `into_raw` below, and called once.
+            let run = unsafe { Box::from_raw(run.cast::<Run>()) };
+            if let Err(error) = run.compute() {
+                wrong(&error.to_string());
+            }
+        }
+        type Launch = extern "C" fn(*mut c_void, extern "C" fn(*mut c_void), *mut c_void) -> u32;
+        // SAFETY: the driver is loaded already, as there is a stream; the type is that of cuda.h.
+        let launched = unsafe {
+            libloading::Library::new("libcuda.so.1").and_then(|driver| {
+                let launch = driver.get::<Launch>(c"cuLaunchHostFunc")?;
+                Ok(launch(stream, now, Box::into_raw(Box::new(self)).cast()))
+            })
+        };
+        if !matches!(launched, Ok(0)) {
+            wrong("the driver does not take a function into a stream");
         }
     }
-    Ok(())
 }
 
 // ---- libnvonnxparser
