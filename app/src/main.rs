@@ -170,9 +170,7 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
                 print!("{}", serve::config::STARTER);
                 return Ok(ExitCode::SUCCESS);
             };
-            let config = Config::read(&path)?;
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            serve::run(&config, &text, &options.panel, &*interrupted()?)?;
+            serve::run(&path, &options.panel, &*interrupted()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { config, folder, .. } => {

@@ -143,6 +143,11 @@ impl Server {
         feed
     }
 
+    /// Takes a path away; who watches there is told that the stream has ended when its feed ends.
+    pub(crate) fn unmount(&self, path: &str) {
+        self.mounts.remove_factory(path);
+    }
+
     /// Port that is listened at.
     pub(crate) fn port(&self) -> u16 {
         self.port

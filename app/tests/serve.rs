@@ -83,7 +83,12 @@ impl Viewer {
                 panic!("the viewer was cut off: {error}");
             }
             let wanted = if picture { "picture" } else { "slate" };
-            assert!(Instant::now() < until, "no {wanted} within {limit:?}");
+            assert!(
+                Instant::now() < until,
+                "no {wanted} within {limit:?}; {} frames, sizes {:?}",
+                self.seen.lock().unwrap().len(),
+                self.sizes.lock().unwrap()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -242,6 +247,116 @@ fn a_disk_that_takes_no_more_stops_the_recording_and_nothing_else() {
         .count();
     assert_eq!(slates, 0, "the viewers were shown slates");
     drop(seen);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_changed_configuration_is_taken_over_whole_or_not_at_all() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    // One for each: it answers 503 to two that come at one moment.
+    let sources = ["hall", "door", "yard"].map(|name| (name, TestCamera::start(0, Codec::H264, None)));
+    let (port, page) = (free_port(), free_port());
+    let head = format!("[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[page]\nlisten = \"127.0.0.1:{page}\"\n");
+    let camera = |name: &str, more: &str| {
+        let (_, source) = sources.iter().find(|source| source.0 == name).unwrap();
+        let address = format!("rtsp://127.0.0.1:{}/camera", source.port());
+        format!("[[camera]]\nname = \"{name}\"\nsource = \"{address}\"\n{more}")
+    };
+    let patient = "[camera.faces]\ndeadline = 10000\n";
+    let (hall, door) = (camera("hall", patient), camera("door", ""));
+    let server = Boxed::start(dir.path(), port, &format!("{head}{hall}{door}"));
+    let reloads = |result: &str, count: f64| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while metric(page, "persona_reloads_total", result) != count {
+            assert!(Instant::now() < until, "not {count} times {result}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Instant::now()
+    };
+    let limit = Duration::from_secs(30);
+    let until = Instant::now() + limit;
+    while std::net::TcpStream::connect(("127.0.0.1", page)).is_err() {
+        // The page opens a moment after the streams do.
+        assert!(Instant::now() < until, "no page");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    while metric(page, "persona_frames_sent_total", "hall").min(metric(
+        page,
+        "persona_frames_sent_total",
+        "door",
+    )) < 5.0
+    {
+        assert!(Instant::now() < until, "the cameras give no picture");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (seen_hall, seen_door) = (
+        Viewer::watch(&server.address("hall"), ""),
+        Viewer::watch(&server.address("door"), ""),
+    );
+    let start = Instant::now();
+    seen_hall.wait(true, start, limit);
+    seen_door.wait(true, start, limit);
+    std::thread::sleep(Duration::from_secs(1));
+
+    // Another policy: from one frame to the next, on the same connection, and no frame of before comes after.
+    // A deadline that a busy machine keeps: what is dropped then is dropped for the change.
+    let lost = || metric(page, "persona_frames_dropped_total", "stream=\"hall\"");
+    let (before, changed) = (lost(), Instant::now());
+    let shut = camera("hall", &format!("{patient}policy = \"shutter\"\n"));
+    server.reload(&format!("{head}{shut}{door}"));
+    let dark = seen_hall.wait(false, changed, Duration::from_secs(10));
+    reloads("taken", 1.0);
+    std::thread::sleep(Duration::from_secs(1));
+    let after: Vec<_> = seen_hall
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|(when, _)| *when >= dark)
+        .map(|(_, bright)| *bright)
+        .collect();
+    assert!(after.len() > 5 && !after.contains(&true), "{after:?}");
+    assert!(lost() <= before + 1.0, "{} frames lost", lost() - before);
+
+    // Nonsense, and what needs a restart: nothing changes.
+    server.reload(&format!("{head}{hall}polycy = \"cover\"\n{door}"));
+    reloads("refused", 1.0);
+    server.reload(&format!("site = \"Town hall\"\n{head}{hall}{door}"));
+    reloads("refused", 2.0);
+    let user = "[camera.user]\nname = \"a\"\npassword_file = \"none.password\"\n";
+    server.reload(&format!("{head}{hall}{user}{door}"));
+    let refused = reloads("refused", 3.0);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(
+        seen_hall
+            .seen
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|(when, bright)| *when < refused || !bright)
+    );
+    // The other stream has not been touched by any of it.
+    let connections = |stream: &str| metric(page, "persona_connections_total", stream);
+    assert_eq!((connections("hall"), connections("door")), (1.0, 1.0));
+    assert!(seen_door.fault().is_none());
+
+    // A stream that starts anew keeps its viewers; one goes, one comes.
+    let bitrate = camera("hall", "[camera.encoding]\nbitrate = 900\n");
+    let yard = camera("yard", "");
+    let changed = Instant::now();
+    server.reload(&format!("{head}{yard}{bitrate}"));
+    seen_hall.wait(true, changed, limit);
+    reloads("taken", 2.0);
+    let until = Instant::now() + limit;
+    while seen_door.fault().is_none() {
+        assert!(Instant::now() < until, "the stream that was removed goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Viewer::watch(&server.address("yard"), "").wait(true, changed, limit);
+    assert_eq!((connections("hall"), connections("door")), (2.0, 0.0));
+    assert_eq!(metric(page, "persona_streams", ""), 2.0);
+    assert!(seen_hall.fault().is_none());
     assert_eq!(server.stop(), Some(0));
 }
 

@@ -17,7 +17,7 @@ use super::gpu::{FEATURE, Gpu};
 use super::pixels::{Layout, VideoBuffer};
 use crate::frame::{Anonymized, RawFrame};
 use crate::networks::{Choice, GpuPrecision, Loaded, Place};
-use crate::pipeline::{self, MOST_HELD, Polygon, Snapshot, Threads, Vitals};
+use crate::pipeline::{self, MOST_HELD, Polygon, Rules, Snapshot, Threads, Vitals};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -939,6 +939,23 @@ impl Persona {
         if let Some(threads) = self.running() {
             threads.set_rules(settings.into());
             self.shared.key_frames.store(KEY_FRAMES, Ordering::Release);
+        }
+    }
+
+    pub(super) fn change_rules(&self, policy: Policy, rules: Rules) {
+        let mut settings = lock(&self.settings);
+        let before = std::mem::replace(&mut settings.policy, policy);
+        let pipeline = &mut settings.pipeline;
+        pipeline.zones = rules.zones;
+        pipeline.trust.smallest_face = rules.smallest_face;
+        pipeline.verify.every = rules.verify_every;
+        // The stricter of the two policies holds for a frame between the two changes.
+        if policy as i32 > before as i32 {
+            self.set_policy(before, policy);
+            self.set_rules(pipeline);
+        } else {
+            self.set_rules(pipeline);
+            self.set_policy(before, policy);
         }
     }
 

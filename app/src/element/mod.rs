@@ -44,7 +44,7 @@ pub use imp::{Policy, Scan, View};
 pub use pixels::VideoBuffer;
 
 use crate::networks::Loaded;
-use crate::pipeline::{Snapshot, Vitals};
+use crate::pipeline::{Rules, Snapshot, Vitals};
 
 glib::wrapper! {
     /// The element. Make one with `gst::ElementFactory::make("persona")` after [`register`].
@@ -66,6 +66,12 @@ impl Persona {
     /// way to show a raw picture: [`board::View::Raw`] is anonymized.
     pub fn set_view(&self, view: board::View) {
         self.imp().set_view(view);
+    }
+
+    /// Changes the properties `policy`, `masks`, `covered-zones`, `min-face` and `verify` together, in every state. No
+    /// frame is treated by less than the rules of before or the new ones.
+    pub fn set_rules(&self, policy: Policy, rules: Rules) {
+        self.imp().change_rules(policy, rules);
     }
 
     /// Changes how much work frames are given, in PAUSED and PLAYING.

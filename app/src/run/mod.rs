@@ -50,8 +50,8 @@ pub(crate) use source::{link_video, test_caps};
 pub(crate) use stream::{formats, persona};
 
 use crate::networks::{Choice, GpuPrecision, Place};
-use crate::panel;
 use crate::pipeline::{Policy, Polygon, Settings, Zones};
+use crate::{element, panel};
 
 /// What `persona run` is told.
 #[derive(Debug, Clone, Args)]
@@ -186,6 +186,17 @@ impl PolicyName {
             Self::Cover => "cover",
             Self::Head => "head",
             Self::Shutter => "shutter",
+        }
+    }
+}
+
+impl From<PolicyName> for element::Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Anonymize => Self::Anonymize,
+            PolicyName::Cover => Self::Cover,
+            PolicyName::Head => Self::Head,
+            PolicyName::Shutter => Self::Shutter,
         }
     }
 }

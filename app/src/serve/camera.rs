@@ -8,7 +8,7 @@
 //! earlier one is left. What comes out of the element goes to the stream's output ([`super::output`]), which lives on.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
@@ -21,7 +21,6 @@ use super::status::{Count, Health, Lost};
 use crate::element::Persona;
 use crate::networks::Pool;
 use crate::panel::Panel;
-use crate::pipeline::Polygon;
 use crate::run::{Error, formats, link_video, make, test_caps};
 
 /// How often a connection is looked at.
@@ -43,13 +42,13 @@ pub(super) struct Supervisor {
     pub(super) health: Arc<Health>,
     pub(super) panel: Arc<Panel>,
     pub(super) output: SyncSender<Message>,
-    /// Closed when the box stops.
-    pub(super) stop: Receiver<()>,
+    /// The camera with other rules for its faces; closed when the stream stops.
+    pub(super) orders: Receiver<Camera>,
 }
 
 impl Supervisor {
     /// Keeps the camera connected until the box stops.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
             let begun = Instant::now();
@@ -62,15 +61,16 @@ impl Supervisor {
             {
                 pause = FIRST_PAUSE;
             }
-            match self.stop.recv_timeout(pause) {
+            match self.orders.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => pause = (2 * pause).min(LONGEST_PAUSE),
-                _ => return,
+                Ok(camera) => self.camera = camera,
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
     /// One connection, from its first packet to its last; `None` when the box stops.
-    fn connect(&self) -> Option<Lost> {
+    fn connect(&mut self) -> Option<Lost> {
         self.health.count(Count::Attempts);
         let pipeline = gst::Pipeline::new();
         let persona = match self.build(&pipeline) {
@@ -200,19 +200,15 @@ impl Supervisor {
     fn element(&self) -> Result<Persona, Error> {
         let faces = &self.camera.faces;
         let element = make("persona")?;
-        element.set_property_from_str("policy", faces.policy.nick());
         element.set_property_from_str("scan", if faces.thorough { "thorough" } else { "sweep" });
         element.set_property("look-ahead", faces.look_ahead);
         element.set_property("threshold", faces.threshold);
-        element.set_property("min-face", faces.min_face as f32);
         element.set_property("coast", faces.coast);
-        element.set_property("verify", faces.verify);
-        element.set_property("masks", Polygon::join(&self.camera.zones.masked));
-        element.set_property("covered-zones", Polygon::join(&self.camera.zones.covered));
         element.set_property("deadline", faces.deadline);
         let persona: Persona = element
             .downcast()
             .map_err(|_| Error::Persona("another plugin has the name persona; remove it".into()))?;
+        persona.set_rules(faces.policy.into(), self.camera.rules());
         persona.set_engines(self.networks.engines()?);
         Ok(persona)
     }
@@ -245,7 +241,7 @@ impl Supervisor {
     }
 
     /// Runs the pipeline until it fails; `None` when the box stops.
-    fn watch(&self, pipeline: &gst::Pipeline, persona: &Persona) -> Option<Lost> {
+    fn watch(&mut self, pipeline: &gst::Pipeline, persona: &Persona) -> Option<Lost> {
         let bus = pipeline.bus()?;
         if pipeline.set_state(gst::State::Playing).is_err() {
             let error = bus.pop_filtered(&[gst::MessageType::Error]);
@@ -257,8 +253,13 @@ impl Supervisor {
         let begun = Instant::now();
         let (mut shown, mut similar, mut broken) = (false, 0, None);
         loop {
-            if !matches!(self.stop.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
-                return None;
+            match self.orders.try_recv() {
+                Ok(camera) => {
+                    persona.set_rules(camera.faces.policy.into(), camera.rules());
+                    self.camera = camera;
+                }
+                Err(TryRecvError::Empty) => (),
+                Err(TryRecvError::Disconnected) => return None,
             }
             let message = bus.timed_pop(TICK);
             match message.as_ref().map(|message| message.view()) {

@@ -28,6 +28,7 @@ type Label<'a> = (&'static str, &'a str);
 /// The box as a source of metrics.
 pub(super) struct Metrics {
     pub(super) site: Arc<Site>,
+    pub(super) streams: Vec<Arc<Served>>,
     pub(super) visits: Arc<Visits>,
 }
 
@@ -42,6 +43,7 @@ pub(super) fn text(site: &Arc<Site>, visits: &Arc<Visits>) -> Result<String, fmt
     let mut registry = Registry::with_prefix("persona");
     registry.register_collector(Box::new(Metrics {
         site: site.clone(),
+        streams: site.streams(),
         visits: visits.clone(),
     }));
     let mut text = String::new();
@@ -173,7 +175,7 @@ impl Metrics {
         writer.gauge(
             "streams",
             "Streams in the configuration",
-            Some(site.streams.len() as f64),
+            Some(self.streams.len() as f64),
         )?;
         let viewers = f64::from(site.server.viewers());
         writer.gauge("viewers", "RTSP sessions at this moment", Some(viewers))?;
@@ -197,6 +199,12 @@ impl Metrics {
             "report_up",
             "1 while the daily privacy report is kept, 0 when it cannot be written",
             Some(kept),
+        )?;
+        let [taken, refused] = site.reloads();
+        writer.counters(
+            "reloads",
+            "Times that the configuration was read anew",
+            [([("result", "taken")], taken), ([("result", "refused")], refused)],
         )?;
         let noted = site.events.noted();
         writer.counter("events", "Events, as the page lists them", noted)?;
@@ -274,7 +282,6 @@ impl Metrics {
         value: impl Fn(&Served) -> u64,
     ) -> fmt::Result {
         let samples = self
-            .site
             .streams
             .iter()
             .map(|stream| ([("stream", stream.health.name())], value(stream)));
@@ -289,7 +296,7 @@ impl Metrics {
         help: &str,
         value: impl Fn(&Served) -> Option<f64>,
     ) -> fmt::Result {
-        let streams = self.site.streams.iter();
+        let streams = self.streams.iter();
         let samples = streams.filter_map(|stream| Some(([("stream", stream.health.name())], value(stream)?)));
         writer.gauges(name, help, samples)
     }
@@ -303,7 +310,7 @@ impl Metrics {
             "1 while the camera gives a picture",
             |stream| Some(flag(stream.health.camera().0.is_none())),
         )?;
-        let lost = self.site.streams.iter().flat_map(|stream| {
+        let lost = self.streams.iter().flat_map(|stream| {
             let reason = stream.health.camera().0;
             Lost::ALL.map(|lost| {
                 let labels = [("stream", stream.health.name()), ("reason", lost.label())];
@@ -362,7 +369,7 @@ impl Metrics {
         ] {
             self.count(writer, name, help, count(what))?;
         }
-        let late = self.site.streams.iter().flat_map(|stream| {
+        let late = self.streams.iter().flat_map(|stream| {
             [("element", Count::LateBefore), ("encoder", Count::LateAfter)].map(|(place, what)| {
                 (
                     [("stream", stream.health.name()), ("before", place)],
@@ -395,7 +402,6 @@ impl Metrics {
 
     fn faces(&self, writer: &mut Writer<'_>) -> fmt::Result {
         let totals: Vec<(&str, Totals)> = self
-            .site
             .streams
             .iter()
             .map(|stream| (stream.health.name(), stream.health.totals()))
@@ -479,7 +485,6 @@ impl Metrics {
     /// Quantiles of the present connections: histograms of earlier ones cannot be added to them.
     fn stages(&self, writer: &mut Writer<'_>) -> fmt::Result {
         let snapshots: Vec<(&str, Snapshot)> = self
-            .site
             .streams
             .iter()
             .filter_map(|stream| Some((stream.health.name(), stream.health.snapshot()?)))

@@ -15,16 +15,17 @@ mod metrics;
 mod output;
 mod page;
 mod recording;
+mod reload;
 mod report;
 mod site;
 mod slate;
 pub mod status;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,12 +36,12 @@ use gstreamer_rtsp_server as gst_rtsp_server;
 
 use crate::networks::Pool;
 use crate::panel::{self, Panel};
-use crate::rtsp::{Listen, Server};
+use crate::rtsp::{Feed, Listen, Server};
 use camera::Supervisor;
 use config::{Authentication, Camera, Config, Secret};
 use output::{Output, WAITING};
 use site::{Served, Site};
-use status::{Events, Health};
+use status::{Health, Lost};
 
 /// What `persona serve` is told.
 #[derive(Debug, Clone, Args)]
@@ -100,26 +101,30 @@ pub enum Error {
     /// The networks are not there, or not what they should be.
     #[error(transparent)]
     Networks(#[from] crate::networks::Error),
+    /// The system gives no signals.
+    #[error("signals cannot be watched: {0}")]
+    Signal(std::io::Error),
     /// The system gives no thread.
     #[error("a thread cannot be started: {0}; is a limit on processes set?")]
     Thread(std::io::Error),
 }
 
-/// Serves until `interrupted` is set. `text` is the configuration as it was written, for the support bundle.
+/// Serves what the configuration at `path` says until `interrupted` is set. SIGHUP makes it read the configuration anew.
 ///
 /// # Errors
 /// When the box cannot start. Whatever happens later is put right, and told.
-pub fn run(
-    config: &Config,
-    text: &str,
-    panel: &panel::Options,
-    interrupted: &AtomicBool,
-) -> Result<(), Error> {
-    let running = Running::start(config, text, panel)?;
-    for stream in &running.site.streams {
-        log::info!("{}: {}", stream.health.name(), stream.address);
+pub fn run(path: &Path, panel: &panel::Options, interrupted: &AtomicBool) -> Result<(), Error> {
+    let hangup = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(Error::Signal)?;
+    let (config, text) = Config::read_with_text(path)?;
+    let mut running = Running::start(config, text, panel)?;
+    for stream in &running.streams {
+        log::info!("{}: {}", stream.camera.name, stream.served.address);
     }
     while !interrupted.load(Ordering::Relaxed) {
+        if hangup.swap(false, Ordering::Relaxed) {
+            running.reload(path);
+        }
         running.site.round(Instant::now());
         std::thread::sleep(ROUND);
     }
@@ -132,38 +137,36 @@ const ROUND: Duration = Duration::from_millis(50);
 
 /// A box at work; dropping it stops it in order.
 struct Running {
+    config: Config,
+    networks: Arc<Pool>,
     site: Arc<Site>,
-    _streams: Vec<Stream>,
+    streams: Vec<Stream>,
     _page: page::Server,
 }
 
 /// A stream's threads.
 struct Stream {
-    name: String,
+    camera: Camera,
+    login: Option<(String, Secret)>,
+    served: Arc<Served>,
+    /// Ended with the stream, unless another one follows it.
+    feed: Feed,
     /// Closing it stops the camera's thread, and with it the output's.
-    stop: Option<SyncSender<()>>,
+    orders: Option<Sender<Camera>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    fn start(config: &Config, text: &str, options: &panel::Options) -> Result<Self, Error> {
+    fn start(config: Config, text: String, options: &panel::Options) -> Result<Self, Error> {
         // Every password is read before anything is opened.
-        let logins = config
-            .cameras()
-            .map(|camera| camera.user.as_ref().map(|user| login(user, 1)).transpose())
-            .collect::<Result<Vec<_>, _>>()?;
+        let logins = config.cameras().map(login_of).collect::<Result<Vec<_>, _>>()?;
         let operator = config.page.user.as_ref();
         let operator = operator.map(|user| login(user, Secret::LEAST)).transpose()?;
         let networks = Arc::new(Pool::load(config.networks.choice())?);
-        let server = Server::start(listen(config)?).map_err(|error| Error::Rtsp {
+        let server = Server::start(listen(&config)?).map_err(|error| Error::Rtsp {
             listen: config.rtsp.listen,
             reason: error.to_string(),
         })?;
-        let (events, now) = (Arc::new(Events::default()), Instant::now());
-        let served = config
-            .cameras()
-            .map(|camera| serve(config, camera, &server, &events, now))
-            .collect();
         let sensors = || Sensors::find("/sys".as_ref(), "/proc".as_ref());
         // Without a button at the box there is still the page's.
         let panel = match Panel::open(options)? {
@@ -171,55 +174,68 @@ impl Running {
             None => Panel::start(board::Sim::default(), sensors(), None)?,
         };
         let site = Arc::new(Site::new(
-            config,
-            served,
-            events,
+            &config,
+            text.clone(),
+            Arc::default(),
             server,
             Arc::new(panel),
             sensors(),
-            now,
+            Instant::now(),
         ));
         let streams = config
             .cameras()
             .zip(logins)
-            .zip(&site.streams)
-            .map(|((camera, login), served)| {
-                Stream::start(config, camera, login, served, &site.panel, &networks)
+            .map(|(camera, login)| {
+                let served = Arc::new(served(&config, camera, &site));
+                Stream::start(&config, camera.clone(), login, served, &site.panel, &networks)
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        site.set_streams(streams.iter().map(|stream| stream.served.clone()).collect(), text);
         let settings = page::Settings {
             listen: config.page.listen,
             hosts: config.page.hosts.clone(),
             operator,
-            config: text.to_owned(),
         };
         let page = page::Server::start(settings, site.clone()).map_err(|source| Error::Page {
             listen: config.page.listen,
             source,
         })?;
         Ok(Self {
+            config,
+            networks,
             site,
-            _streams: streams,
+            streams,
             _page: page,
         })
     }
 }
 
 /// The lasting part of a stream.
-fn serve(config: &Config, camera: &Camera, server: &Server, events: &Arc<Events>, now: Instant) -> Served {
+fn served(config: &Config, camera: &Camera, site: &Site) -> Served {
     let mount = camera.mount();
+    let health = Health::new(camera.name.as_str(), Instant::now(), site.events.clone());
+    Served {
+        health: Arc::new(health),
+        feed: site.server.mount(&mount),
+        address: address(config, &site.server, &mount),
+        recorded: camera.recording.is_some(),
+    }
+}
+
+/// Where viewers find a stream.
+fn address(config: &Config, server: &Server, mount: &str) -> String {
     let scheme = if config.rtsp.tls.is_some() {
         "rtsps"
     } else {
         "rtsp"
     };
     let host = SocketAddr::new(config.rtsp.listen.ip(), server.port());
-    Served {
-        health: Arc::new(Health::new(camera.name.as_str(), now, events.clone())),
-        feed: server.mount(&mount),
-        address: format!("{scheme}://{host}{mount}"),
-        recorded: camera.recording.is_some(),
-    }
+    format!("{scheme}://{host}{mount}")
+}
+
+/// Who the box is to a camera.
+fn login_of(camera: &Camera) -> Result<Option<(String, Secret)>, Error> {
+    camera.user.as_ref().map(|user| login(user, 1)).transpose()
 }
 
 fn login(user: &config::User, least: usize) -> Result<(String, Secret), Error> {
@@ -254,45 +270,87 @@ fn listen(config: &Config) -> Result<Listen, Error> {
 impl Stream {
     fn start(
         config: &Config,
-        camera: &Camera,
+        camera: Camera,
         login: Option<(String, Secret)>,
-        served: &Served,
+        served: Arc<Served>,
         panel: &Arc<Panel>,
         networks: &Arc<Pool>,
     ) -> Result<Self, Error> {
         let name = camera.name.as_str();
         let (pictures, waiting) = sync_channel(WAITING);
-        let (stop, stopped) = sync_channel(1);
+        let (orders, received) = channel();
         let health = served.health.clone();
         let output = Output::new(&config.site, camera.clone(), health.clone(), served.feed.clone());
         let supervisor = Supervisor {
             camera: camera.clone(),
             networks: networks.clone(),
-            login,
+            login: login.clone(),
             health,
             panel: panel.clone(),
             output: pictures,
-            stop: stopped,
+            orders: received,
         };
+        let threads = vec![
+            thread(format!("out {name}"), move || output.run(&waiting))?,
+            thread(format!("in {name}"), move || supervisor.run())?,
+        ];
         Ok(Self {
-            name: name.into(),
-            threads: vec![
-                thread(format!("out {name}"), move || output.run(&waiting))?,
-                thread(format!("in {name}"), move || supervisor.run())?,
-            ],
-            stop: Some(stop),
+            feed: served.feed.clone(),
+            camera,
+            login,
+            served,
+            orders: Some(orders),
+            threads,
         })
+    }
+
+    /// Other rules for the faces, from one frame to the next.
+    fn set_rules(&mut self, camera: &Camera) {
+        self.camera = camera.clone();
+        if let Some(orders) = &self.orders {
+            // A thread that has ended has no faces.
+            let _ = orders.send(camera.clone());
+        }
+    }
+
+    /// Tells the threads to end.
+    fn stop(&mut self) {
+        self.orders = None;
+    }
+
+    /// Waits for the threads.
+    fn join(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("{}: a thread panicked", self.camera.name);
+            }
+        }
+    }
+
+    /// Ends the threads and gives what lasts to the stream that follows with the camera `next`: counters and viewers.
+    /// `None` when viewers will find it elsewhere.
+    fn leave(mut self, next: &Camera, server: &Server) -> Option<Arc<Served>> {
+        self.join();
+        if self.camera.mount() != next.mount() {
+            server.unmount(&self.camera.mount());
+            return None;
+        }
+        let served = self.served.clone();
+        served.health.set_camera(Some(Lost::Connecting), Instant::now());
+        Some(Arc::new(Served {
+            health: served.health.clone(),
+            feed: std::mem::take(&mut self.feed),
+            address: served.address.clone(),
+            recorded: next.recording.is_some(),
+        }))
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.stop = None;
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("{}: a thread panicked", self.name);
-            }
-        }
+        self.join();
+        self.feed.end();
     }
 }
 

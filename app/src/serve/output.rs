@@ -119,7 +119,6 @@ impl Output {
         if let Some(encoder) = self.encoder.take() {
             encoder.finish();
         }
-        self.feed.end();
     }
 
     fn show(&mut self, picture: &Picture, now: Instant) {

@@ -1,7 +1,7 @@
 //! The box as its page, its metrics and its panel see it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use board::sensors::{Readings, Sensors};
@@ -30,7 +30,11 @@ pub(super) struct Served {
 /// The box.
 pub(super) struct Site {
     pub(super) name: String,
-    pub(super) streams: Vec<Served>,
+    streams: RwLock<Vec<Arc<Served>>>,
+    /// The configuration's text, for the support bundle.
+    config: Mutex<String>,
+    /// Configurations taken over, and not.
+    reloads: [AtomicU64; 2],
     pub(super) events: Arc<Events>,
     pub(super) server: Server,
     pub(super) panel: Arc<Panel>,
@@ -49,7 +53,7 @@ impl Site {
     /// A box that has just been switched on.
     pub(super) fn new(
         config: &Config,
-        streams: Vec<Served>,
+        text: String,
         events: Arc<Events>,
         server: Server,
         panel: Arc<Panel>,
@@ -58,7 +62,9 @@ impl Site {
     ) -> Self {
         Self {
             name: config.site.clone(),
-            streams,
+            streams: RwLock::default(),
+            config: Mutex::new(text),
+            reloads: Default::default(),
             events,
             server,
             panel,
@@ -75,6 +81,35 @@ impl Site {
         }
     }
 
+    /// The streams, in the order of the configuration.
+    pub(super) fn streams(&self) -> Vec<Arc<Served>> {
+        self.streams
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes over the streams of a configuration, and its text.
+    pub(super) fn set_streams(&self, streams: Vec<Arc<Served>>, text: String) {
+        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = streams;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// The configuration's text.
+    pub(super) fn config(&self) -> String {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A changed configuration has been taken over, or not.
+    pub(super) fn reloaded(&self, taken: bool) {
+        self.reloads[usize::from(!taken)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many changed configurations have been taken over, and how many have not.
+    pub(super) fn reloads(&self) -> [u64; 2] {
+        self.reloads.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
     pub(super) fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }
@@ -88,8 +123,8 @@ impl Site {
     pub(super) fn round(&self, now: Instant) {
         let alive = u64::try_from(self.uptime(now).as_millis()).unwrap_or(u64::MAX);
         self.alive.store(alive, Ordering::Relaxed);
-        let slates = |stream: &Served| stream.health.counted(Count::Slates);
-        self.panel.set_slates(self.streams.iter().map(slates).sum());
+        let slates = |stream: &Arc<Served>| stream.health.counted(Count::Slates);
+        self.panel.set_slates(self.streams().iter().map(slates).sum());
         let state = self.state();
         let before = std::mem::replace(
             &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner),
@@ -125,8 +160,8 @@ impl Site {
         let date = gst::glib::DateTime::now_local().and_then(|now| now.format("%Y-%m-%d"));
         // Without a date there is no day to count to; the counters go on.
         let Ok(date) = date else { return };
-        let figures = self
-            .streams
+        let streams = self.streams();
+        let figures = streams
             .iter()
             .map(|stream| (stream.health.name(), Figures::of(&stream.health)));
         self.reported(report.look(now, &date, figures));
@@ -159,12 +194,9 @@ impl Site {
     }
 
     /// The streams that give no picture, and why; empty when the box does all of its work.
-    pub(super) fn unready(&self) -> Vec<(&str, Lost)> {
-        let lost = |stream: &'_ Served| stream.health.camera().0;
-        self.streams
-            .iter()
-            .filter_map(|stream| Some((stream.health.name(), lost(stream)?)))
-            .collect()
+    pub(super) fn unready(&self) -> Vec<(String, Lost)> {
+        let lost = |stream: Arc<Served>| Some((stream.health.name().to_owned(), stream.health.camera().0?));
+        self.streams().into_iter().filter_map(lost).collect()
     }
 
     /// Temperatures and load of the machine.

@@ -21,6 +21,7 @@ pub fn free_port() -> u16 {
 pub struct Boxed {
     process: Child,
     port: u16,
+    config: PathBuf,
 }
 
 impl Boxed {
@@ -56,7 +57,22 @@ impl Boxed {
             assert!(Instant::now() < until, "nobody listens at port {port}");
             std::thread::sleep(Duration::from_millis(50));
         }
-        Self { process, port }
+        Self {
+            process,
+            port,
+            config: path,
+        }
+    }
+
+    /// Writes another configuration and asks the box to read it, as `systemctl reload` does.
+    pub fn reload(&self, config: &str) {
+        std::fs::write(&self.config, config).unwrap();
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
     pub fn address(&self, mount: &str) -> String {
@@ -65,14 +81,7 @@ impl Boxed {
 
     /// Asks it to stop, as the system does, and waits.
     pub fn stop(mut self) -> Option<i32> {
-        let id = self.process.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        self.signal("-TERM");
         let until = Instant::now() + Duration::from_secs(20);
         while Instant::now() < until {
             if let Some(status) = self.process.try_wait().unwrap() {

@@ -10,8 +10,6 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use persona::serve::{self, config::Config};
-
 /// Stands in the configuration, which only the operator may read.
 const SECRET: &str = "what-only-the-operator-knows";
 /// In this time a request is answered, or the connection closed.
@@ -50,13 +48,16 @@ static SERVED: LazyLock<Served> = LazyLock::new(|| {
     let text = format!(
         "site = \"{SECRET}\"\n\
          [rtsp]\nlisten = \"{}\"\nmost_viewers = 1000\n[[rtsp.user]]\nname = \"anna\"\npassword_file = \"password\"\n\
-         [page]\nlisten = \"{}\"\nuser = {{ name = \"anna\", password_file = \"password\" }}\n\
+         [report]\nfolder = \"reports\"\n[page]\nlisten = \"{}\"\nuser = {{ name = \"anna\", password_file = \"password\" }}\n\
          [[camera]]\nname = \"hall\"\nsource = \"nowhere.mp4\"\n",
         served.rtsp, served.page
     );
-    let config = Config::parse(&text, &folder.path().join("persona.toml")).expect("it is right");
+    let path = folder.path().join("persona.toml");
+    std::fs::write(&path, text).expect("a temporary file");
     std::thread::spawn(move || {
-        serve::run(&config, &text, &Default::default(), &AtomicBool::new(false)).unwrap()
+        // The box keeps its reports there as long as it runs.
+        let _folder = folder;
+        persona::serve::run(&path, &Default::default(), &AtomicBool::new(false)).unwrap()
     });
     let until = Instant::now() + Duration::from_secs(60);
     for address in [served.rtsp, served.page] {

@@ -21,7 +21,7 @@ pub use secret::{Secret, Unusable};
 
 use super::report::default_folder;
 use crate::networks::{Choice, GpuPrecision, Place};
-use crate::pipeline::{Polygon, Settings};
+use crate::pipeline::{Polygon, Rules, Settings, Zones};
 use crate::run::{Encoding, PolicyName, Preset};
 
 /// A file to begin with, every key in it explained.
@@ -51,7 +51,7 @@ pub enum Error {
 }
 
 /// The whole file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Name of the box, for the page and the slates.
@@ -79,7 +79,7 @@ fn site() -> String {
 }
 
 /// `[networks]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Networks {
     /// Folder with the networks.
@@ -117,7 +117,7 @@ impl Networks {
 }
 
 /// `[rtsp]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rtsp {
     /// Address and port to listen at.
@@ -157,7 +157,7 @@ pub enum Authentication {
 }
 
 /// `[rtsp.tls]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// Certificate chain, PEM.
@@ -167,7 +167,7 @@ pub struct Tls {
 }
 
 /// Somebody with a password.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct User {
     /// Login name.
@@ -177,7 +177,7 @@ pub struct User {
 }
 
 /// `[page]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Page {
     /// Address and port to listen at.
@@ -202,7 +202,7 @@ impl Default for Page {
 }
 
 /// `[report]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Report {
     /// Folder for the files, made when it is not there.
@@ -222,7 +222,7 @@ impl Default for Report {
 }
 
 /// `[[camera]]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Camera {
     /// Name of the stream.
@@ -275,7 +275,7 @@ pub enum Transport {
 }
 
 /// `[camera.faces]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faces {
     /// What to do with faces.
@@ -331,7 +331,7 @@ pub struct ZonesTable {
 }
 
 /// `[camera.encoding]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EncodingTable {
     preset: Preset,
@@ -360,7 +360,7 @@ impl EncodingTable {
 }
 
 /// `[camera.recording]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recording {
     /// Folder for the files, made when it is not there.
@@ -390,6 +390,18 @@ impl Camera {
         }
     }
 
+    /// What is done with faces, beside the policy.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            zones: Zones {
+                masked: self.zones.masked.clone(),
+                covered: self.zones.covered.clone(),
+            },
+            smallest_face: self.faces.min_face as f32,
+            verify_every: Duration::from_secs_f64(self.faces.verify),
+        }
+    }
+
     /// How long the camera may be silent.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout.into())
@@ -402,11 +414,19 @@ impl Config {
     /// # Errors
     /// [`Error`] names the first thing that is wrong.
     pub fn read(path: &Path) -> Result<Self, Error> {
+        Self::read_with_text(path).map(|(config, _)| config)
+    }
+
+    /// As [`Self::read`], with the file's text.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read_with_text(path: &Path) -> Result<(Self, String), Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.into(),
             source,
         })?;
-        Self::parse(&text, path)
+        Ok((Self::parse(&text, path)?, text))
     }
 
     /// As [`Self::read`], from the text of the file `path`.

@@ -96,8 +96,6 @@ struct Page {
     login: Option<Login>,
     /// Host names to which it answers, beside addresses and `localhost`.
     hosts: Vec<String>,
-    /// The configuration's text, for the support bundle.
-    config: String,
 }
 
 /// How to serve the page.
@@ -106,7 +104,6 @@ pub(super) struct Settings {
     pub(super) hosts: Vec<String>,
     /// Name and password of the operator.
     pub(super) operator: Option<(String, Secret)>,
-    pub(super) config: String,
 }
 
 /// The page's thread; dropping it ends it.
@@ -134,7 +131,6 @@ impl Server {
                 .operator
                 .map(|(name, password)| Login::new(name, password)),
             hosts: settings.hosts,
-            config: settings.config,
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name("page".into()).spawn(move || {
@@ -453,7 +449,7 @@ async fn status(State(page): State<Arc<Page>>) -> Json<Value> {
 }
 
 async fn support(State(page): State<Arc<Page>>) -> impl IntoResponse {
-    let bundle = support::bundle(&page.site, &page.visits, &page.config);
+    let bundle = support::bundle(&page.site, &page.visits);
     let disposition = "attachment; filename=\"persona-support.json\"";
     ([(header::CONTENT_DISPOSITION, disposition)], Json(bundle))
 }
@@ -495,7 +491,7 @@ fn describe(site: &Site, now: Instant) -> Value {
         "temperature_c": readings.hottest().map(|hottest| f64::from(hottest) / 1e3),
         "throttled": readings.throttled,
         "report_stopped": site.report_stopped(),
-        "streams": site.streams.iter().map(|stream| describe_stream(stream, now)).collect::<Vec<_>>(),
+        "streams": site.streams().iter().map(|stream| describe_stream(stream, now)).collect::<Vec<_>>(),
         "events": events,
     })
 }
@@ -534,8 +530,8 @@ fn describe_stream(stream: &Served, now: Instant) -> Value {
 async fn preview(State(page): State<Arc<Page>>, Path(name): Path<String>) -> Response {
     let Some(stream) = page
         .site
-        .streams
-        .iter()
+        .streams()
+        .into_iter()
         .find(|stream| stream.health.name() == name)
     else {
         return StatusCode::NOT_FOUND.into_response();

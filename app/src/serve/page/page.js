@@ -56,6 +56,7 @@ function card(name) {
 // One picture after the other, while the page can be seen; each asks for the next when it is there.
 function watch(name, picture) {
   const next = (pause) => setTimeout(() => {
+    if (!picture.isConnected) return;
     if (document.hidden) return next(1000);
     picture.src = `/preview/${encodeURIComponent(name)}?${Date.now()}`;
   }, pause);
@@ -123,6 +124,11 @@ function show(status) {
   shutter.setAttribute("aria-pressed", shut);
   shutter.disabled = status.state === "fault";
   find("#reset").hidden = status.state !== "fault";
+  for (const [name, made] of cards) {
+    if (status.streams.some((stream) => stream.name === name)) continue;
+    made.remove();
+    cards.delete(name);
+  }
   status.streams.forEach(draw);
   facts(find("#facts"), [
     ["Viewers", String(status.viewers)],

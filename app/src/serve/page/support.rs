@@ -13,7 +13,7 @@ use crate::serve::metrics;
 use crate::serve::site::Site;
 
 /// The bundle. Passwords stand in files of their own, so the configuration can be in it whole.
-pub(super) fn bundle(site: &Arc<Site>, visits: &Arc<Visits>, config: &str) -> Value {
+pub(super) fn bundle(site: &Arc<Site>, visits: &Arc<Visits>) -> Value {
     let hardware: Vec<_> = hardware(Path::new("/"))
         .into_iter()
         .map(|row| format!("{}: {}", row.what, row.note))
@@ -24,7 +24,7 @@ pub(super) fn bundle(site: &Arc<Site>, visits: &Arc<Visits>, config: &str) -> Va
         "gstreamer": gst::version_string().to_string(),
         "kernel": kernel.trim(),
         "hardware": hardware,
-        "configuration": config,
+        "configuration": site.config(),
         "status": describe(site, Instant::now()),
         "metrics": metrics::text(site, visits).unwrap_or_default(),
     })
