@@ -22,7 +22,12 @@ const CANNOT_START: u8 = 2;
 /// What cannot be replaced well is covered; docs/privacy.md says what may still show. Begin with
 /// `persona models fetch` and `persona check`, then `persona run --input in.mp4 --output out.mp4`.
 #[derive(Parser)]
-#[command(name = "persona", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "persona",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
