@@ -38,7 +38,7 @@ pub fn check(cases: u64) -> Result<String> {
         "", "1 face", "4 faces", "16 faces"
     );
     let limits = Limits::of(&device);
-    let mut measured = [[Duration::ZERO; 4]; FACES.len()];
+    let mut measured = [[Duration::ZERO; 5]; FACES.len()];
     for (measured, faces) in measured.iter_mut().zip(FACES) {
         *measured = measure(&mut cuda, faces, ROUNDS, Instant::now)?;
     }

@@ -375,8 +375,8 @@ fn an_engine_that_fails_covers() {
     assert!(bench.generated() > before);
 }
 
-/// A clip with the face, as a file.
-fn clip_with_a_face(path: &Path) {
+/// A clip with the face, as a file of so many frames.
+fn clip_with_a_face(path: &Path, count: u64) {
     clip::init();
     let pipeline = gst::parse::launch(&format!(
         "appsrc name=source format=time caps={} ! x264enc speed-preset=ultrafast bframes=0 quantizer=10 pass=quant ! \
@@ -387,7 +387,7 @@ fn clip_with_a_face(path: &Path) {
     let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
     let source: gst_app::AppSrc = pipeline.by_name("source").unwrap().downcast().unwrap();
     pipeline.set_state(gst::State::Playing).unwrap();
-    for frame in frames(15) {
+    for frame in frames(count) {
         source.push_buffer(frame).unwrap();
     }
     source.end_of_stream().unwrap();
@@ -402,7 +402,7 @@ fn clip_with_a_face(path: &Path) {
 fn what_is_not_admitted_is_not_used() {
     let (gpu, models, folder) = (Gpu::new(), models(), tempfile::tempdir().unwrap());
     let from = folder.path().join("in.mp4");
-    clip_with_a_face(&from);
+    clip_with_a_face(&from, 15);
     Gpu::fail(gpu.0.path(), "numbers");
     let to = folder.path().join("cuda.mp4");
     let output = gpu.run(&from, &to, &models, &["--place", "cuda"], &[]);
@@ -428,7 +428,7 @@ fn what_is_not_admitted_is_not_used() {
 fn a_lost_device_covers() {
     let (gpu, models, folder) = (Gpu::new(), models(), tempfile::tempdir().unwrap());
     let (from, to) = (folder.path().join("in.mp4"), folder.path().join("out.mp4"));
-    clip_with_a_face(&from);
+    clip_with_a_face(&from, 15);
     let lost = [("FAKE_CUDA_FAULT", "blend_f32")];
     let output = gpu.run(&from, &to, &models, &["--place", "cuda"], &lost);
     let (_, sentence) = clip::verdict(&output);
@@ -444,6 +444,27 @@ fn a_lost_device_covers() {
         frames.iter().skip(3).all(|frame| frame.contrast < 1.0),
         "{frames:?}"
     );
+}
+
+/// The processor waits for the GPU where it decides by numbers and nowhere else: docs/architecture.md says for which.
+#[test]
+#[ignore = "needs the made-up GPU of `cargo xtask test`"]
+fn a_frame_takes_one_wait_to_find_faces_and_two_to_replace_them() {
+    let (gpu, models, folder) = (Gpu::new(), models(), tempfile::tempdir().unwrap());
+    let mut waits = |count: u64| {
+        let file = |name: &str| folder.path().join(format!("{count}.{name}"));
+        let (from, to, log) = (file("in.mp4"), file("out.mp4"), file("waits"));
+        clip_with_a_face(&from, count);
+        let noted = [("FAKE_CUDA_WAITS", log.to_str().unwrap())];
+        let output = gpu.run(&from, &to, &models, &["--place", "cuda"], &noted);
+        clip::assert_done(&output);
+        let log = std::fs::read_to_string(log).unwrap();
+        ["detect", "anonymize"].map(|thread| log.lines().filter(|line| *line == thread).count() as u64)
+    };
+    // More than a second, so that the face is verified again in between. What is made at the beginning and given back at
+    // the end takes waits too, as many in both.
+    let [short, long] = [15, 50].map(&mut waits);
+    assert_eq!([long[0] - short[0], long[1] - short[1]], [35, 2 * 35]);
 }
 
 #[test]

@@ -15,9 +15,12 @@ use crate::{registers, setup, steps};
 /// What `cargo xtask kernels` does.
 #[derive(Args, Default)]
 pub struct Options {
-    /// A million random frames instead of some thousands: an hour or more
+    /// A million random frames instead of some thousands: many hours
     #[arg(long)]
     pub long: bool,
+    /// Begin with this one of them, to go on where an earlier run ended
+    #[arg(long, requires = "long", default_value_t = 0, value_name = "CASE")]
+    pub from: u64,
     /// Instead, say what each kernel needs on each GPU, by NVIDIA's own assembler; fail when one spills registers
     #[arg(long, conflicts_with = "long")]
     pub report: bool,
@@ -43,7 +46,7 @@ struct Mistake {
     found: &'static str,
 }
 
-const MISTAKES: [Mistake; 6] = [
+const MISTAKES: [Mistake; 8] = [
     Mistake {
         file: "pixels.cuh",
         right: "(usize)y.high * stride",
@@ -67,6 +70,22 @@ const MISTAKES: [Mistake; 6] = [
         watch: Watch::Races,
         test: "conformance cuda::checksum_tells_pictures_apart",
         found: "data race",
+    },
+    Mistake {
+        file: "judge.cu",
+        right: "__syncthreads();",
+        wrong: "",
+        watch: Watch::Races,
+        test: "conformance cuda::judge_fills_the_holes_of_a_mask",
+        found: "data race",
+    },
+    Mistake {
+        file: "judge.cu",
+        right: "i < 3 * plane",
+        wrong: "i < 3 * plane + 64",
+        watch: Watch::Memory,
+        test: "conformance cuda::judge_fills_the_holes_of_a_mask",
+        found: "heap-buffer-overflow",
     },
     Mistake {
         file: "cover.cu",
@@ -137,7 +156,8 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             } else if options.long {
                 command
                     .env("PROPTEST_CASES", "4096")
-                    .env("PERSONA_CASES", "1000000");
+                    .env("PERSONA_CASES", "1000000")
+                    .env("PERSONA_FIRST_CASE", options.from.to_string());
             }
             steps::run(&mut command)?;
         }

@@ -100,13 +100,16 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     });
     tensorrt::check(root, &mut all);
     let report = kernels::Options {
-        long: false,
         report: true,
+        ..kernels::Options::default()
     };
     all.step("registers of the CUDA kernels", || kernels::run(root, &report));
     all.step("CUDA kernels on the CPU", || {
-        let long = options.long;
-        kernels::run(root, &kernels::Options { long, report: false })
+        let options = kernels::Options {
+            long: options.long,
+            ..kernels::Options::default()
+        };
+        kernels::run(root, &options)
     });
     all.step("documentation", || {
         steps::run(

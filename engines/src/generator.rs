@@ -1,11 +1,13 @@
 //! Another face in the same pose, expression and light: our own network, after paper section 3.
 
-use kernels::{Kernels, Similarity, Values};
+use kernels::{Kernels, Pool, Similarity, Values};
 
 use crate::embedding::EMBEDDING;
 use crate::{Embedding, Engine, Error, Result, Signature};
 
 pub(crate) const NETWORK: &str = "generator";
+/// Runs of a frame whose targets are written without a wait in between.
+const TARGETS: usize = 4;
 
 /// What the ONNX file of a generator with crops of `side` pixels must look like: the aligned crop in
 /// [`Values::Signed`] and the unit-length target in; the generated face in [`Values::Signed`] and its mask in 0 to 1
@@ -25,7 +27,9 @@ pub struct Generator<K: Kernels> {
     side: usize,
     max_faces: usize,
     crops: K::Tensor,
-    targets: K::Tensor,
+    /// One for each run of a frame, so that writing the next one's needs no wait.
+    targets: Pool<K>,
+    runs: usize,
     /// Image, mask.
     outputs: [K::Tensor; 2],
 }
@@ -41,7 +45,8 @@ impl<K: Kernels> Generator<K> {
             side,
             max_faces,
             crops: kernels.tensor([max_faces, 3, side, side])?,
-            targets: kernels.tensor([max_faces, EMBEDDING, 1, 1])?,
+            targets: Pool::new(kernels, [max_faces, EMBEDDING, 1, 1])?,
+            runs: 0,
             outputs: [
                 kernels.tensor([max_faces, 3, side, side])?,
                 kernels.tensor([max_faces, 1, side, side])?,
@@ -57,6 +62,30 @@ impl<K: Kernels> Generator<K> {
     /// [`Error::NotFinite`] for a target, image or mask without numbers; the engine's own. The tensors then hold
     /// nothing that may be shown.
     pub fn generate(
+        &mut self,
+        kernels: &mut K,
+        frame: &K::Frame<'_>,
+        aligns: &[Similarity],
+        targets: &[Embedding],
+    ) -> Result<()> {
+        self.ask(kernels, frame, aligns, targets)?;
+        let [image, mask] = &mut self.outputs;
+        kernels.fetch(image)?;
+        kernels.fetch(mask)?;
+        for (tensor, name) in [(image, "a generated face"), (mask, "a mask")] {
+            if !kernels.read(tensor)?.iter().all(|v| v.is_finite()) {
+                return Err(not_finite(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Self::generate`] without a wait: nobody has looked at the numbers yet. [`Kernels::judge`] has to, before anything
+    /// is shown.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], but for images and masks.
+    pub fn ask(
         &mut self,
         kernels: &mut K,
         frame: &K::Frame<'_>,
@@ -80,32 +109,22 @@ impl<K: Kernels> Generator<K> {
             });
         }
         let [image, mask] = &mut self.outputs;
-        for tensor in [&mut self.crops, &mut self.targets, image, mask] {
+        self.runs = (self.runs + 1) % TARGETS;
+        let [units] = self.targets.get(kernels, self.runs)?;
+        for tensor in [&mut self.crops, &mut *units, image, mask] {
             kernels.resize_batch(tensor, faces)?;
         }
         if faces == 0 {
             return Ok(());
         }
-        let not_finite = |tensor| Error::NotFinite {
-            network: NETWORK,
-            tensor,
-        };
         for (entry, target) in targets.iter().enumerate() {
             if !target.is_finite() {
                 return Err(not_finite("a target"));
             }
-            kernels.write(&mut self.targets, entry, &target.unit().0)?;
+            kernels.write(units, entry, &target.unit().0)?;
         }
         kernels.warp(frame, aligns, Values::Signed, &mut self.crops)?;
-        self.engine
-            .run(&[&self.crops, &self.targets], &mut self.outputs)?;
-        let [image, mask] = &mut self.outputs;
-        for (tensor, name) in [(image, "a generated face"), (mask, "a mask")] {
-            if !kernels.read(tensor)?.iter().all(|v| v.is_finite()) {
-                return Err(not_finite(name));
-            }
-        }
-        Ok(())
+        self.engine.run(&[&self.crops, units], &mut self.outputs)
     }
 
     /// The generated faces `[n, 3, side, side]`, RGB from -1 to 1.
@@ -123,9 +142,23 @@ impl<K: Kernels> Generator<K> {
         &mut self.outputs[1]
     }
 
+    /// The generated faces, and the masks to judge.
+    pub fn faces_and_masks(&mut self) -> (&K::Tensor, &mut K::Tensor) {
+        let [image, mask] = &mut self.outputs;
+        (image, mask)
+    }
+
     /// Side of the crop in pixels.
     pub fn side(&self) -> usize {
         self.side
+    }
+}
+
+/// An output that is no picture.
+pub fn not_finite(tensor: &'static str) -> Error {
+    Error::NotFinite {
+        network: NETWORK,
+        tensor,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The 68 landmarks of a face: face-api's FaceLandmark68Net.
 
-use kernels::{Kernels, LANDMARKS, Landmarks, Point, Rect, Similarity, Values};
+use kernels::{Kernels, LANDMARKS, Landmarks, Point, Pool, Rect, Similarity, Values};
 
 use crate::{Engine, Error, Result, Signature};
 
@@ -22,7 +22,7 @@ pub struct Landmarker<K: Kernels> {
     engine: Box<dyn Engine<K>>,
     max_faces: usize,
     crops: K::Tensor,
-    points: [K::Tensor; 1],
+    points: Pool<K>,
     aligns: Vec<Similarity>,
 }
 
@@ -36,12 +36,12 @@ impl<K: Kernels> Landmarker<K> {
             engine,
             max_faces,
             crops: kernels.tensor([max_faces, 3, SIDE, SIDE])?,
-            points: [kernels.tensor([max_faces, 2 * LANDMARKS, 1, 1])?],
+            points: Pool::new(kernels, [max_faces, 2 * LANDMARKS, 1, 1])?,
             aligns: Vec::with_capacity(max_faces),
         })
     }
 
-    /// Fills `landmarks` with the landmarks of every box, in frame pixels; whatever it held before is gone.
+    /// Fills `landmarks` with the landmarks of every box, in frame pixels; whatever it held before is gone. Takes one wait.
     ///
     /// # Errors
     /// [`Error::Face`] for a box without area; [`Error::NotFinite`] when the network gives no numbers; the engine's
@@ -68,22 +68,26 @@ impl<K: Kernels> Landmarker<K> {
         boxes: &[Rect],
         landmarks: &mut Vec<Landmarks>,
     ) -> Result<()> {
-        for (run, boxes) in boxes.chunks(self.max_faces).enumerate() {
-            self.aligns.clear();
-            for (i, rect) in boxes.iter().enumerate() {
-                let align = Similarity::of_square(&rect.scaled(CROP)).filter(is_finite);
-                let index = run * self.max_faces + i;
-                self.aligns.push(align.ok_or(Error::Face {
-                    network: NETWORK,
-                    index,
-                })?);
-            }
-            kernels.resize_batch(&mut self.crops, boxes.len())?;
-            kernels.resize_batch(&mut self.points[0], boxes.len())?;
-            kernels.warp(frame, &self.aligns, Values::Byte, &mut self.crops)?;
-            self.engine.run(&[&self.crops], &mut self.points)?;
-            let values = kernels.read(&mut self.points[0])?;
-            for (align, values) in self.aligns.iter().zip(values.chunks_exact(2 * LANDMARKS)) {
+        self.aligns.clear();
+        for (index, rect) in boxes.iter().enumerate() {
+            let align = Similarity::of_square(&rect.scaled(CROP)).filter(is_finite);
+            self.aligns.push(align.ok_or(Error::Face {
+                network: NETWORK,
+                index,
+            })?);
+        }
+        for (run, aligns) in self.aligns.chunks(self.max_faces).enumerate() {
+            let points = self.points.get(kernels, run)?;
+            kernels.resize_batch(&mut self.crops, aligns.len())?;
+            kernels.resize_batch(&mut points[0], aligns.len())?;
+            kernels.warp(frame, aligns, Values::Byte, &mut self.crops)?;
+            self.engine.run(&[&self.crops], points)?;
+            kernels.fetch(&mut points[0])?;
+        }
+        for (run, aligns) in self.aligns.chunks(self.max_faces).enumerate() {
+            let [points] = self.points.get(kernels, run)?;
+            let values = kernels.read(points)?;
+            for (align, values) in aligns.iter().zip(values.chunks_exact(2 * LANDMARKS)) {
                 let back = align.inverse();
                 let mut face = [Point::default(); LANDMARKS];
                 for (point, value) in face.iter_mut().zip(values.chunks_exact(2)) {

@@ -70,8 +70,9 @@ mod signature;
 #[cfg(feature = "tensorrt")]
 pub mod trt;
 
-pub use detector::{Detection, Detector, InputSize, suppress};
-pub use embedding::{Embedder, Embedding};
+pub use detector::{Detection, Detector, InputSize, Look, suppress};
+pub use embedding::{Asked, Embedder, Embedding};
+
 pub use error::{Error, Result};
 pub use generator::Generator;
 pub use golden::Golden;

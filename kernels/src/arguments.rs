@@ -35,28 +35,56 @@ pub(crate) fn warp(crops: [usize; 4], to: &[Similarity]) -> Result<()> {
     transforms("warp", to.iter())
 }
 
+/// For [`crate::Kernels::judge`] of tensors of these shapes.
+pub(crate) fn judge(
+    faces: [usize; 4],
+    masks: [usize; 4],
+    shares: [usize; 4],
+    placements: &[Placement],
+) -> Result<()> {
+    placed("judge", faces, masks, placements)?;
+    let count = placements.len();
+    if shares[0] < count || shares[1..] != [1; 3] {
+        return Err(Error::Shape {
+            operation: "judge",
+            got: shares,
+            wanted: format!("shares: at least {count} entries of one value"),
+        });
+    }
+    Ok(())
+}
+
 /// For [`crate::Kernels::blend`] from tensors of these shapes.
 pub(crate) fn blend(faces: [usize; 4], masks: [usize; 4], placements: &[Placement]) -> Result<()> {
+    placed("blend", faces, masks, placements)
+}
+
+fn placed(
+    operation: &'static str,
+    faces: [usize; 4],
+    masks: [usize; 4],
+    placements: &[Placement],
+) -> Result<()> {
     let count = placements.len();
     let [entries, channels, height, side] = faces;
     if channels != 3 || height != side || entries < count {
         return Err(Error::Shape {
-            operation: "blend",
+            operation,
             got: faces,
             wanted: format!("faces: at least {count} square entries of 3 channels"),
         });
     }
     if masks[0] < count || masks[1..] != [1, side, side] {
         return Err(Error::Shape {
-            operation: "blend",
+            operation,
             got: masks,
             wanted: format!("masks: at least {count} entries of [1, {side}, {side}]"),
         });
     }
-    transforms("blend", placements.iter().map(|placement| &placement.align))?;
+    transforms(operation, placements.iter().map(|placement| &placement.align))?;
     match placements.iter().position(|placement| placement.hull.is_empty()) {
         Some(entry) => Err(Error::Placement {
-            operation: "blend",
+            operation,
             entry,
             reason: "has a hull without area",
         }),

@@ -55,6 +55,7 @@
 //!   cut off at -1 and 1, the mask at 0 and 1. The weight is the mask times the distance to the hull's nearest
 //!   edge in feathers, at most 1. A feather is 0.1 x 2 x area / perimeter of the hull: a tenth of a round
 //!   hull's radius, about 8 pixels for a face of 256, and never more than a fifth of what fits into the hull.
+//! * **Judge**: a crop's pixel lies in the hull when its centre does.
 //! * **Bytes**: the nearest; of two equally near ones the even one.
 //!
 //! # When something is wrong
@@ -77,13 +78,16 @@ mod error;
 mod frame;
 mod geometry;
 mod grid;
+mod inside;
 mod patch;
+mod pool;
 
 pub use error::{Error, Result};
 pub use frame::{Color, Frame, Matrix, Plane, Planes, Range};
 pub use geometry::{
     FIVE_POINT_CHIP, Hull, LANDMARKS, Landmarks, MEAN_FACE, MEAN_FACE_5, Point, Rect, Similarity,
 };
+pub use pool::Pool;
 
 /// The numeric range of an image tensor's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +151,14 @@ pub trait Kernels {
     /// The place's own error when the copy fails.
     fn read<'t>(&mut self, tensor: &'t mut Self::Tensor) -> Result<&'t [f32]>;
 
+    /// Begins to bring the tensor's used entries to host memory. Tensors that were fetched come together: the first
+    /// [`Kernels::read`] or [`Kernels::finish`] after it waits for all of them, and reading the others takes no wait.
+    /// Nothing may be written to the tensor until it has been read.
+    ///
+    /// # Errors
+    /// The place's own error when the copy cannot be asked for.
+    fn fetch(&mut self, tensor: &mut Self::Tensor) -> Result<()>;
+
     /// Scales `region` of the frame to fill entry `entry` of `to` (`[n, 3, h, w]`), averaging when it
     /// shrinks: the detector's input. Parts of `region` outside the frame read as black.
     ///
@@ -174,6 +186,24 @@ pub trait Kernels {
         to: &[Similarity],
         values: Values,
         crops: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Sees to it that generated faces hide the person: raises each mask to `floor` inside its face's hull, and writes
+    /// into `shares` (`[n, 1, 1, 1]`) which share of the hull, 0 to 1, the mask covered with `floor` or more by itself:
+    /// 0 when no pixel of the crop lies in the hull, NaN when a value of the face or of its mask is not finite.
+    ///
+    /// A mask of which much was raised is of a network that refuses to replace the face: what `blend` makes of it is a
+    /// mixture with the person, and has to be covered. `faces` and `masks` are those that `blend` is given next.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::blend`], and [`Error::Shape`] when `shares` has not one value for each face.
+    fn judge(
+        &mut self,
+        placements: &[Placement],
+        floor: f32,
+        faces: &Self::Tensor,
+        masks: &mut Self::Tensor,
+        shares: &mut Self::Tensor,
     ) -> Result<()>;
 
     /// Puts generated faces back: `frame = frame + m * (face - frame)` per pixel inside the hull, where

@@ -16,7 +16,8 @@ fn warm_kernels_do_not_allocate() {
         let mut frame = picture.frame();
         let mut input = cpu.tensor([1, 3, 96, 160]).unwrap();
         let mut crops = cpu.tensor([2, 3, 64, 64]).unwrap();
-        let masks = cpu.tensor([2, 1, 64, 64]).unwrap();
+        let mut masks = cpu.tensor([2, 1, 64, 64]).unwrap();
+        let mut shares = cpu.tensor([2, 1, 1, 1]).unwrap();
         let aligns = [200.0, 80.0].map(|pixels| Similarity {
             a: 1.0 / pixels,
             b: 0.1 / pixels,
@@ -38,6 +39,8 @@ fn warm_kernels_do_not_allocate() {
             cpu.resize_batch(&mut crops, 2).unwrap();
             cpu.warp(&frame, &aligns, Values::Signed, &mut crops).unwrap();
             cpu.read(&mut crops).unwrap();
+            cpu.judge(&placements, 0.5, &crops, &mut masks, &mut shares)
+                .unwrap();
             cpu.blend(&mut frame, &placements, &crops, &masks).unwrap();
             cpu.cover(&mut frame, &regions).unwrap();
             cpu.cover(&mut frame, &[Region::Frame]).unwrap();
@@ -63,6 +66,7 @@ fn warm_kernels_do_not_allocate_on_the_gpu() {
     let mut input = cuda.tensor([1, 3, 96, 160]).unwrap();
     let mut crops = cuda.tensor([64, 3, 64, 64]).unwrap();
     let mut masks = cuda.tensor([64, 1, 64, 64]).unwrap();
+    let mut shares = cuda.tensor([64, 1, 1, 1]).unwrap();
     let align = Similarity {
         a: 1.0 / 60.0,
         b: 0.002,
@@ -97,10 +101,14 @@ fn warm_kernels_do_not_allocate_on_the_gpu() {
                     cuda.warp(frame, &aligns, Values::Signed, &mut crops).unwrap();
                     cuda.read(&mut crops).unwrap();
                     cuda.write(&mut masks, 0, &mask).unwrap();
+                    cuda.judge(&placements, 0.5, &crops, &mut masks, &mut shares)
+                        .unwrap();
+                    cuda.fetch(&mut shares).unwrap();
                     cuda.blend(frame, &placements, &crops, &masks).unwrap();
                     cuda.cover(frame, &regions).unwrap();
                     cuda.checksum(frame).unwrap();
                     cuda.finish().unwrap();
+                    cuda.read(&mut shares).unwrap();
                 })
                 .unwrap();
         };
@@ -111,6 +119,8 @@ fn warm_kernels_do_not_allocate_on_the_gpu() {
         memory
             .with_frame([640, 360], HD, planes, |frame| {
                 cuda.warp(frame, &aligns, Values::Signed, &mut crops).unwrap();
+                cuda.judge(&placements, 0.5, &crops, &mut masks, &mut shares)
+                    .unwrap();
                 cuda.blend(frame, &placements, &crops, &masks).unwrap();
                 cuda.cover(frame, &regions).unwrap();
                 cuda.finish().unwrap();
@@ -118,5 +128,5 @@ fn warm_kernels_do_not_allocate_on_the_gpu() {
             .unwrap();
         *launches = cuda.launches() - before;
     }
-    assert_eq!(launches, [4; 2]);
+    assert_eq!(launches, [5; 2]);
 }

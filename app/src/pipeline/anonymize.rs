@@ -2,12 +2,13 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use engines::{Embedder, Embedding, Generator, Landmarker};
-use kernels::{Hull, Kernels, Landmarks, MEAN_FACE, Placement, Rect, Region, Similarity, Values};
+use engines::generator::not_finite;
+use engines::{Asked, Embedder, Embedding, Generator, Landmarker};
+use kernels::{Hull, Kernels, Landmarks, MEAN_FACE, Placement, Pool, Rect, Region, Similarity, Values};
 
 use super::verify::{self, Need, Verified};
 use super::zones::Placed;
-use super::{Error, Job, Policy, Reason, Settings, Shared, Stage, Stats, Treatment, mask, quality};
+use super::{Error, Job, Policy, Reason, Settings, Shared, Stage, Stats, Treatment, quality};
 use crate::frame::{Anonymized, Pixels};
 use crate::track::{Evidence, LandmarkFilter, Track, TrackId};
 
@@ -35,7 +36,8 @@ const HEAD: Margins = Margins {
 /// [`Anonymize::cover_frame`] and [`Anonymize::cover_without_place`] make one, and only at their ends.
 struct Proof(());
 
-/// One face of the frame in work. Covered unless `replaced` is set, which only a finished blend does.
+/// One face of the frame in work. Covered unless `replaced` is set, which only a blend does, and which is taken back when
+/// what the place says at the end of the frame is not what it should.
 struct Face {
     track: Track,
     /// Whether the face may still be replaced; if not, why.
@@ -43,10 +45,15 @@ struct Face {
     /// Alignment and hull, once the landmarks are trusted.
     placement: Option<Placement>,
     asymmetry: f32,
+    /// How good a picture of the face this one can be, 0 to 1, and how good it is, if that was asked.
+    best: f32,
+    quality: Option<f32>,
     /// Whether the output is to be verified in this frame.
     need: Need,
     /// Who the face is in this frame, if that was asked.
     input: Option<Embedding>,
+    /// Where the place says how much of the face its mask covers: run of the generator, and entry.
+    judged: Option<(usize, usize)>,
     replaced: bool,
 }
 
@@ -123,6 +130,8 @@ struct Memory {
     filter: LandmarkFilter,
     /// The face's identity, and the quality of the picture that it was taken from.
     embedding: Option<(Embedding, f32)>,
+    /// Whether the latest picture was clearly better than that one: the next one is embedded.
+    promising: bool,
     /// Whether the face's output is another person.
     verified: Verified,
 }
@@ -136,21 +145,28 @@ pub struct Anonymize<K: Kernels> {
     settings: Settings,
     memories: Vec<Memory>,
     zones: Placed,
-    sharpness: K::Tensor,
+    /// Crops in which sharpness is measured.
+    crops: Pool<K>,
+    /// What the place says of the masks.
+    shares: Pool<K>,
+    inputs: Asked<K>,
+    outputs: Asked<K>,
     failing: bool,
     /// Most faces of a frame that may be replaced at the present load.
     most_replaced: Option<u32>,
     // Lists whose memory is used again for every frame.
     faces: Vec<Face>,
     chosen: Vec<usize>,
+    /// The faces in `crops`, `inputs` and `outputs`.
+    measured: Vec<usize>,
+    embedded: Vec<usize>,
+    verified: Vec<usize>,
     boxes: Vec<Rect>,
     landmarks: Vec<Landmarks>,
     aligns: Vec<Similarity>,
     embeddings: Vec<Embedding>,
-    qualities: Vec<f32>,
     placements: Vec<Placement>,
     regions: Vec<Region>,
-    mask: Vec<f32>,
 }
 
 impl<K: Kernels> Anonymize<K> {
@@ -166,7 +182,10 @@ impl<K: Kernels> Anonymize<K> {
         settings: &Settings,
     ) -> Result<Self, Error> {
         settings.check()?;
-        let sharpness = kernels.tensor([1, 3, SHARPNESS_SIDE, SHARPNESS_SIDE])?;
+        let side = SHARPNESS_SIDE;
+        let crops = Pool::new(&mut kernels, [settings.max_faces, 3, side, side])?;
+        let shares = Pool::new(&mut kernels, [settings.max_faces, 1, 1, 1])?;
+        let (inputs, outputs) = (embedder.room(&mut kernels)?, embedder.room(&mut kernels)?);
         Ok(Self {
             kernels,
             landmarker,
@@ -175,19 +194,23 @@ impl<K: Kernels> Anonymize<K> {
             settings: settings.clone(),
             memories: Vec::new(),
             zones: Placed::new(settings.zones.clone()),
-            sharpness,
+            crops,
+            shares,
+            inputs,
+            outputs,
             failing: false,
             most_replaced: None,
             faces: Vec::new(),
             chosen: Vec::new(),
+            measured: Vec::new(),
+            embedded: Vec::new(),
+            verified: Vec::new(),
             boxes: Vec::new(),
             landmarks: Vec::new(),
             aligns: Vec::new(),
             embeddings: Vec::new(),
-            qualities: Vec::new(),
             placements: Vec::new(),
             regions: Vec::new(),
-            mask: Vec::new(),
         })
     }
 
@@ -356,8 +379,11 @@ impl<K: Kernels> Anonymize<K> {
             candidate: admit(track, policy, trust.smallest_face, &self.zones),
             placement: None,
             asymmetry: 0.0,
+            best: 0.0,
+            quality: None,
             need: Need::No,
             input: None,
+            judged: None,
             replaced: false,
         }));
         if let Some(most) = self.most_replaced {
@@ -371,12 +397,39 @@ impl<K: Kernels> Anonymize<K> {
         self.plan_verification(time);
         sound &= self.identify(frame, clock);
         sound &= self.replace(frame, clock);
-        sound &= self.verify(frame, time, clock);
+        self.ask_outputs(frame, clock);
+        let start = Instant::now();
+        if self.cover_the_rest(frame, policy)? {
+            clock.took(Stage::Cover, start.elapsed());
+        }
+        let start = Instant::now();
+        self.kernels.finish()?;
+        let replaced = self.replaced();
+        sound &= self.settle(time, clock);
+        if self.replaced() != replaced {
+            // Seldom: a face that is in the frame already may not stay there.
+            self.cover_the_rest(frame, policy)?;
+            self.kernels.finish()?;
+        }
+        clock.took(Stage::Finish, start.elapsed());
         if sound {
             self.failing = false;
         }
-        let proof = self.cover_the_rest(frame, policy, clock)?;
-        Ok((proof, &self.faces))
+        Ok((Proof(()), &self.faces))
+    }
+
+    fn replaced(&self) -> usize {
+        self.faces.iter().filter(|face| face.replaced).count()
+    }
+
+    /// Takes back the faces of which the place says, now that it has done its work, that they may not be shown.
+    fn settle(&mut self, time: Duration, clock: &Clock<'_>) -> bool {
+        let mut sound = self.judge_masks();
+        sound &= self.read_inputs();
+        sound &= self.judge_outputs(time, clock);
+        // Last: an output is compared with the picture that it was made from.
+        self.keep_inputs();
+        sound
     }
 
     /// Lists the faces that may still be replaced in `chosen`. When time is up it refuses them all.
@@ -466,74 +519,126 @@ impl<K: Kernels> Anonymize<K> {
         }
     }
 
-    /// Identities of the chosen faces that have none yet, a clearly better picture than before, or an output to verify.
+    /// Asks who the chosen faces are that have no identity yet, an output to verify, or a clearly better picture than
+    /// before; waits for the answers only when a face has no identity, because the generator needs it.
     fn identify(&mut self, frame: &K::Frame<'_>, clock: &Clock<'_>) -> bool {
         self.choose(clock);
         let start = Instant::now();
-        self.aligns.clear();
-        self.qualities.clear();
-        let mut asked = 0;
-        for position in 0..self.chosen.len() {
-            let index = self.chosen[position];
-            let face = &self.faces[index];
+        self.measured.clear();
+        self.embedded.clear();
+        let mut is_urgent = false;
+        for &index in &self.chosen {
+            let face = &mut self.faces[index];
             let Some(placement) = &face.placement else {
                 continue;
             };
-            let align = placement.align;
             // Sharpness is at most 1, so most frames need not measure it.
-            let best = (1.0 / (align.scale() * ENOUGH_PIXELS)).min(1.0) * (1.0 - face.asymmetry);
-            let known = memory(&mut self.memories, face.track.id, &self.settings)
-                .embedding
-                .map(|(_, q)| q);
-            let asked_for = face.need != Need::No;
-            let hopeless = known.is_some_and(|known| best < CLEARLY_BETTER * known);
-            if hopeless && !asked_for {
+            let scale = placement.align.scale();
+            face.best = (1.0 / (scale * ENOUGH_PIXELS)).min(1.0) * (1.0 - face.asymmetry);
+            let memory = memory(&mut self.memories, face.track.id, &self.settings);
+            let is_promising = std::mem::take(&mut memory.promising);
+            let (is_hopeless, is_new) = match memory.embedding {
+                Some((_, known)) => (face.best < CLEARLY_BETTER * known, false),
+                None => (false, true),
+            };
+            let is_asked_for = face.need != Need::No;
+            if is_hopeless && !is_asked_for {
                 continue;
             }
-            let sharpness = match self.sharpness(frame, align) {
-                Ok(sharpness) => sharpness,
-                Err(error) => {
-                    self.failed(&error);
-                    return self.refuse_strangers();
-                }
-            };
-            let quality = best * sharpness;
-            if asked_for || known.is_none_or(|known| quality >= CLEARLY_BETTER * known) {
-                self.chosen.swap(asked, position);
-                asked += 1;
-                self.aligns.push(align);
-                self.qualities.push(quality);
+            self.measured.push(index);
+            if is_asked_for || is_promising || is_new {
+                self.embedded.push(index);
+                is_urgent |= is_new;
             }
         }
-        if asked == 0 {
+        if self.measured.is_empty() {
             return true;
         }
-        let embedded = self
-            .embedder
-            .embed(&mut self.kernels, frame, &self.aligns, &mut self.embeddings);
-        if let Err(error) = &embedded {
+        let asked = self.ask_inputs(frame);
+        if let Err(error) = &asked {
+            self.measured.clear();
+            self.embedded.clear();
+            self.failed(error);
+        }
+        let mut sound = asked.is_ok();
+        if is_urgent {
+            sound &= self.read_inputs();
+            self.keep_inputs();
+        }
+        if !self.embedded.is_empty() || is_urgent {
+            clock.took(Stage::Embed, start.elapsed());
+        }
+        self.refuse_strangers();
+        sound
+    }
+
+    /// Asks for the crops of `measured` and the embeddings of `embedded`.
+    fn ask_inputs(&mut self, frame: &K::Frame<'_>) -> engines::Result<()> {
+        let faces = &self.faces;
+        let align = |index: &usize| faces[*index].placement.as_ref().map(|placement| placement.align);
+        for (run, measured) in self.measured.chunks(self.crops.entries()).enumerate() {
+            self.aligns.clear();
+            self.aligns.extend(measured.iter().filter_map(align));
+            let [crops] = self.crops.get(&mut self.kernels, run)?;
+            self.kernels.resize_batch(crops, measured.len())?;
+            self.kernels.warp(frame, &self.aligns, Values::Byte, crops)?;
+            self.kernels.fetch(crops)?;
+        }
+        self.aligns.clear();
+        self.aligns.extend(self.embedded.iter().filter_map(align));
+        self.embedder
+            .ask(&mut self.kernels, frame, &self.aligns, &mut self.inputs)
+    }
+
+    /// How sharp the faces in `measured` are, and who those in `embedded` are; both lists are then empty. `false` when the
+    /// place or the network failed.
+    fn read_inputs(&mut self) -> bool {
+        let read = self
+            .read_crops()
+            .and_then(|()| self.inputs.read(&mut self.kernels, &mut self.embeddings));
+        if let Err(error) = &read {
             self.embeddings.clear();
             self.failed(error);
         }
-        let results = self.embeddings.iter().zip(&self.qualities);
-        for (&index, (embedding, &quality)) in self.chosen.iter().zip(results) {
-            if !embedding.is_finite() {
-                continue;
-            }
-            let face = &mut self.faces[index];
-            face.input = Some(*embedding);
-            let kept = &mut memory(&mut self.memories, face.track.id, &self.settings).embedding;
-            if kept.is_none_or(|(_, known)| quality >= CLEARLY_BETTER * known) {
-                *kept = Some((*embedding, quality));
-            }
+        self.measured.clear();
+        for (index, embedding) in self.embedded.drain(..).zip(&self.embeddings) {
+            self.faces[index].input = Some(*embedding);
         }
-        clock.took(Stage::Embed, start.elapsed());
-        self.refuse_strangers();
-        embedded.is_ok()
+        read.is_ok()
     }
 
-    /// Refuses the faces of which no embedding is known; always `false`, for a step that failed.
-    fn refuse_strangers(&mut self) -> bool {
+    fn read_crops(&mut self) -> engines::Result<()> {
+        for (run, measured) in self.measured.chunks(self.crops.entries()).enumerate() {
+            let [crops] = self.crops.get(&mut self.kernels, run)?;
+            let values = self.kernels.read(crops)?;
+            let crops = values.chunks_exact(3 * SHARPNESS_SIDE * SHARPNESS_SIDE);
+            for (&index, crop) in measured.iter().zip(crops) {
+                let face = &mut self.faces[index];
+                face.quality = Some(face.best * quality::sharpness(crop, SHARPNESS_SIDE));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the identities that come from clearly better pictures than the known ones.
+    fn keep_inputs(&mut self) {
+        for face in &self.faces {
+            let Some(quality) = face.quality else {
+                continue;
+            };
+            let memory = memory(&mut self.memories, face.track.id, &self.settings);
+            let known = memory.embedding.map(|(_, known)| known);
+            if known.is_none_or(|known| quality >= CLEARLY_BETTER * known) {
+                match face.input {
+                    Some(embedding) => memory.embedding = Some((embedding, quality)),
+                    None => memory.promising = true,
+                }
+            }
+        }
+    }
+
+    /// Refuses the faces of which no embedding is known.
+    fn refuse_strangers(&mut self) {
         for face in self.faces.iter_mut().filter(|face| face.candidate.is_ok()) {
             if memory(&mut self.memories, face.track.id, &self.settings)
                 .embedding
@@ -542,17 +647,6 @@ impl<K: Kernels> Anonymize<K> {
                 face.refuse(Reason::Network);
             }
         }
-        false
-    }
-
-    /// How sharp the face is, 0 to 1.
-    fn sharpness(&mut self, frame: &K::Frame<'_>, align: Similarity) -> kernels::Result<f32> {
-        self.kernels
-            .warp(frame, &[align], Values::Byte, &mut self.sharpness)?;
-        Ok(quality::sharpness(
-            self.kernels.read(&mut self.sharpness)?,
-            SHARPNESS_SIDE,
-        ))
     }
 
     /// Generates the chosen faces and blends them in. Far faces come first, so that the nearer of two that overlap
@@ -565,7 +659,7 @@ impl<K: Kernels> Anonymize<K> {
             a.rect.area().total_cmp(&b.rect.area()).then(a.id.cmp(&b.id))
         });
         let (mut generating, mut blending) = (Duration::ZERO, Duration::ZERO);
-        let (mut from, mut sound) = (0, true);
+        let (mut from, mut run, mut sound) = (0, 0, true);
         while from < self.chosen.len() {
             let to = self.chosen.len().min(from + self.settings.max_faces);
             if clock.is_late() {
@@ -575,7 +669,7 @@ impl<K: Kernels> Anonymize<K> {
                 break;
             }
             let start = Instant::now();
-            let generated = self.generate(frame, from..to);
+            let generated = self.generate(frame, from..to, run);
             generating += start.elapsed();
             let start = Instant::now();
             let blended = generated.and_then(|()| {
@@ -583,16 +677,16 @@ impl<K: Kernels> Anonymize<K> {
                 Ok(self.kernels.blend(frame, &self.placements, image, mask)?)
             });
             blending += start.elapsed();
-            for &index in &self.chosen[from..to] {
+            for (entry, &index) in self.chosen[from..to].iter().enumerate() {
                 let face = &mut self.faces[index];
-                // The mask may have refused the face: it has been blended with the others and is covered below.
-                face.replaced = blended.is_ok() && face.candidate.is_ok();
+                face.judged = Some((run, entry));
+                face.replaced = blended.is_ok();
             }
             if let Err(error) = blended {
                 sound = false;
                 self.failed(&error);
             }
-            from = to;
+            (from, run) = (to, run + 1);
         }
         if !self.chosen.is_empty() {
             clock.took(Stage::Generate, generating);
@@ -601,8 +695,8 @@ impl<K: Kernels> Anonymize<K> {
         sound
     }
 
-    /// Generates the faces `chosen[range]` and sees to their masks.
-    fn generate(&mut self, frame: &K::Frame<'_>, range: Range<usize>) -> engines::Result<()> {
+    /// Generates the faces `chosen[range]` and has their masks judged.
+    fn generate(&mut self, frame: &K::Frame<'_>, range: Range<usize>, run: usize) -> engines::Result<()> {
         self.placements.clear();
         self.aligns.clear();
         self.embeddings.clear();
@@ -623,33 +717,45 @@ impl<K: Kernels> Anonymize<K> {
             });
         }
         self.generator
-            .generate(&mut self.kernels, frame, &self.aligns, &self.embeddings)?;
-        let side = self.generator.side();
-        self.mask.clear();
-        self.mask
-            .extend_from_slice(self.kernels.read(self.generator.mask_mut())?);
-        for (entry, values) in self
-            .mask
-            .chunks_exact_mut(side * side)
-            .enumerate()
-            .take(range.len())
-        {
-            let floor = self.settings.mask_floor;
-            let covered = mask::raise(values, side, &self.placements[entry], floor);
-            self.kernels.write(self.generator.mask_mut(), entry, values)?;
-            if covered.is_nan() || covered < self.settings.mask_coverage {
-                self.faces[self.chosen[range.start + entry]].refuse(Reason::Mask);
-            }
-        }
-        Ok(())
+            .ask(&mut self.kernels, frame, &self.aligns, &self.embeddings)?;
+        let [shares] = self.shares.get(&mut self.kernels, run)?;
+        self.kernels.resize_batch(shares, range.len())?;
+        let (faces, masks) = self.generator.faces_and_masks();
+        let floor = self.settings.mask_floor;
+        self.kernels
+            .judge(&self.placements, floor, faces, masks, shares)?;
+        Ok(self.kernels.fetch(shares)?)
     }
 
-    /// Embeds outputs out of the finished frame and compares them with the person; refuses those that resemble the
-    /// person, and those that had to be verified and could not be. `false` when the network failed.
-    fn verify(&mut self, frame: &K::Frame<'_>, time: Duration, clock: &Clock<'_>) -> bool {
+    /// Takes back the faces that the generator refused to replace, and those of which it gave no numbers. `false` when
+    /// there was one of the latter.
+    fn judge_masks(&mut self) -> bool {
+        let mut failure = None;
+        for face in self.faces.iter_mut().filter(|face| face.replaced) {
+            match share(&mut self.kernels, &mut self.shares, face.judged) {
+                Ok(share) if share >= self.settings.mask_coverage => (),
+                Ok(share) if share.is_finite() => face.take_back(Reason::Mask),
+                Ok(_) => {
+                    face.take_back(Reason::Network);
+                    failure = Some(not_finite("a generated face or its mask"));
+                }
+                Err(error) => {
+                    face.take_back(Reason::Network);
+                    failure = Some(error);
+                }
+            }
+        }
+        if let Some(error) = &failure {
+            self.failed(error);
+        }
+        failure.is_none()
+    }
+
+    /// Asks for the embeddings of the outputs that are to be verified, out of the frame as it is now.
+    fn ask_outputs(&mut self, frame: &K::Frame<'_>, clock: &Clock<'_>) {
         let start = Instant::now();
         let late = clock.is_late();
-        self.chosen.clear();
+        self.verified.clear();
         self.aligns.clear();
         for (index, face) in self.faces.iter_mut().enumerate() {
             let Some(placement) = face.placement.as_ref().filter(|_| face.replaced) else {
@@ -658,28 +764,41 @@ impl<K: Kernels> Anonymize<K> {
             match face.need {
                 // One is verified even then: its new face is made already, and a stream whose frames all end a little
                 // too late would otherwise never show one.
-                Need::Must if late && !self.chosen.is_empty() => face.take_back(Reason::Late),
+                Need::Must if late && !self.verified.is_empty() => face.take_back(Reason::Late),
                 Need::Due(_) if late => (),
                 Need::Due(_) | Need::Must => {
                     self.aligns.push(placement.align);
-                    self.chosen.push(index);
+                    self.verified.push(index);
                 }
                 Need::No => (),
             }
         }
-        if self.chosen.is_empty() {
-            return true;
-        }
-        let embedded = self
+        // Also when there are none, so that none of another frame are left. A failure shows when they are read.
+        let asked = self
             .embedder
-            .embed(&mut self.kernels, frame, &self.aligns, &mut self.embeddings);
-        if let Err(error) = &embedded {
-            self.embeddings.clear();
+            .ask(&mut self.kernels, frame, &self.aligns, &mut self.outputs);
+        if let Err(error) = asked {
+            self.failed(&error);
+        }
+        if !self.verified.is_empty() {
+            clock.took(Stage::Verify, start.elapsed());
+        }
+    }
+
+    /// Compares the outputs with the persons; takes back those that resemble the person, and those that had to be
+    /// verified and could not be. `false` when the network failed.
+    fn judge_outputs(&mut self, time: Duration, clock: &Clock<'_>) -> bool {
+        let read = self.outputs.read(&mut self.kernels, &mut self.embeddings);
+        if let Err(error) = &read {
             self.failed(error);
         }
         let outputs = self.embeddings.iter().map(Some).chain(std::iter::repeat(None));
-        for (&index, output) in self.chosen.iter().zip(outputs) {
+        for (index, output) in self.verified.drain(..).zip(outputs) {
             let face = &mut self.faces[index];
+            if !face.replaced {
+                // Its mask was refused: this is not what would be shown.
+                continue;
+            }
             let memory = memory(&mut self.memories, face.track.id, &self.settings);
             let known = face.input.as_ref().zip(memory.embedding.as_ref());
             let distance = output
@@ -698,29 +817,35 @@ impl<K: Kernels> Anonymize<K> {
                 Verified::Never => face.take_back(Reason::Unverified),
             }
         }
-        clock.took(Stage::Verify, start.elapsed());
-        embedded.is_ok()
+        read.is_ok()
     }
 
-    /// Covers every face that was not replaced. Comes last, so that no blend can bring anything back.
-    fn cover_the_rest(
-        &mut self,
-        frame: &mut K::Frame<'_>,
-        policy: Policy,
-        clock: &Clock<'_>,
-    ) -> kernels::Result<Proof> {
-        let start = Instant::now();
+    /// Covers every face that was not replaced; `false` when there is nothing to cover. Comes last, so that no blend can
+    /// bring anything back.
+    fn cover_the_rest(&mut self, frame: &mut K::Frame<'_>, policy: Policy) -> kernels::Result<bool> {
         let rest = self.faces.iter().filter(|face| !face.replaced);
         self.regions.clear();
         self.regions.extend(rest.map(|face| face.region(policy)));
         self.regions.extend(self.zones.masks());
-        if !self.regions.is_empty() {
-            self.kernels.cover(frame, &self.regions)?;
-            clock.took(Stage::Cover, start.elapsed());
+        if self.regions.is_empty() {
+            return Ok(false);
         }
-        self.kernels.finish()?;
-        Ok(Proof(()))
+        self.kernels.cover(frame, &self.regions)?;
+        Ok(true)
     }
+}
+
+/// Which share of a face's hull its mask covers; NaN when nobody said.
+fn share<K: Kernels>(
+    kernels: &mut K,
+    shares: &mut Pool<K>,
+    judged: Option<(usize, usize)>,
+) -> engines::Result<f32> {
+    let Some((run, entry)) = judged else {
+        return Ok(f32::NAN);
+    };
+    let [shares] = shares.get(kernels, run)?;
+    Ok(kernels.read(shares)?.get(entry).copied().unwrap_or(f32::NAN))
 }
 
 /// Whether a track may be replaced at all.
@@ -755,6 +880,7 @@ fn memory<'m>(memories: &'m mut Vec<Memory>, id: TrackId, settings: &Settings) -
                 id,
                 filter: LandmarkFilter::new(settings.smoothing),
                 embedding: None,
+                promising: false,
                 verified: Verified::default(),
             });
             memories.len() - 1

@@ -2,7 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use engines::detector::SAME_FACE_IOU;
-use engines::{Detection, Detector, InputSize, suppress};
+use engines::{Detection, Detector, InputSize, Look, suppress};
 use kernels::{Kernels, Rect, Values};
 
 use super::{Error, Job, Settings, Shared, Stage};
@@ -235,6 +235,8 @@ pub struct Detect<K: Kernels> {
     thumbnail: K::Tensor,
     /// The thumbnail of the frame before; empty before the first.
     before: Vec<f32>,
+    /// The passes to make next.
+    looks: Vec<Look>,
     found: Vec<Detection>,
     /// Boxes that touch a seam between tiles.
     cut: Vec<Rect>,
@@ -263,6 +265,7 @@ impl<K: Kernels> Detect<K> {
             since_full: 0,
             thumbnail,
             before: Vec::with_capacity(3 * THUMBNAIL.0 * THUMBNAIL.1),
+            looks: Vec::new(),
             found: Vec::new(),
             cut: Vec::new(),
             failing: false,
@@ -344,26 +347,39 @@ impl<K: Kernels> Detect<K> {
     /// Fills `found` with every face of the frame.
     fn scan(&mut self, frame: &K::Frame<'_>, size: (usize, usize)) -> engines::Result<()> {
         let levels = *self.levels.get_or_insert_with(|| Levels::new(size, &self.scan));
-        let cut = self.scene_cut(frame, size)?;
-        if cut {
-            self.tracker.scene_changed();
-        }
         self.since_full = self.since_full.saturating_add(1);
         self.since_tile = self.since_tile.saturating_add(1);
         self.cut.clear();
+        self.looks.clear();
+        // Comes with what the detector says: there is one wait for all.
+        let whole = Rect::new(0.0, 0.0, size.0 as f32, size.1 as f32);
+        self.kernels
+            .resize(frame, whole, Values::Byte, &mut self.thumbnail, 0)?;
+        self.kernels.fetch(&mut self.thumbnail)?;
 
         let level = self.level(&levels);
-        if self.look_closely || cut || self.scan.thorough || level == levels.full {
-            self.full(frame, &levels)?;
+        let closely = self.look_closely || self.scan.thorough || level == levels.full;
+        if closely {
+            self.full(&levels, None);
         } else {
-            self.passes(frame, &levels, &level)?;
-            if self.has_lost_a_face() && self.since_full >= self.scan.sweep_every {
-                self.full(frame, &levels)?;
-            } else if self.sweep_pause > 0 && self.since_tile >= self.sweep_pause {
+            self.passes(&levels, &level);
+            if self.sweep_pause > 0 && self.since_tile >= self.sweep_pause {
                 self.since_tile = 0;
                 let (level, tile) = self.next_tile(&levels, &level);
-                self.pass(frame, &levels, &level, tile)?;
+                self.pass(&levels, &level, tile);
             }
+        }
+        self.look_at(frame, &levels)?;
+        let cut = self.scene_cut()?;
+        if cut {
+            self.tracker.scene_changed();
+        }
+        let has_lost = self.has_lost_a_face() && self.since_full >= self.scan.sweep_every;
+        if !closely && (cut || has_lost) {
+            // What was seen asks for more, which takes another wait.
+            self.looks.clear();
+            self.full(&levels, Some(&level));
+            self.look_at(frame, &levels)?;
         }
         self.drop_cut_faces();
         suppress(&mut self.found, SAME_FACE_IOU);
@@ -398,51 +414,51 @@ impl<K: Kernels> Detect<K> {
         }
     }
 
-    /// Full resolution over the whole frame; the fast pass too, for faces that are larger than a tile's overlap.
-    fn full(&mut self, frame: &K::Frame<'_>, levels: &Levels) -> engines::Result<()> {
+    /// Full resolution over the whole frame; the fast pass too, for faces that are larger than a tile's overlap, unless
+    /// that one is `done`.
+    fn full(&mut self, levels: &Levels, done: Option<&Level>) {
         self.since_full = 0;
-        if levels.full.tiles() > 1 {
-            self.passes(frame, levels, &levels.fast)?;
+        if levels.full.tiles() > 1 && done != Some(&levels.fast) {
+            self.passes(levels, &levels.fast);
         }
-        self.passes(frame, levels, &levels.full)
+        self.passes(levels, &levels.full);
     }
 
-    fn passes(&mut self, frame: &K::Frame<'_>, levels: &Levels, level: &Level) -> engines::Result<()> {
-        (0..level.tiles()).try_for_each(|tile| self.pass(frame, levels, level, tile))
+    fn passes(&mut self, levels: &Levels, level: &Level) {
+        for tile in 0..level.tiles() {
+            self.pass(levels, level, tile);
+        }
     }
 
-    /// Looks at one tile; appends to `found` and notes the boxes that touch a seam.
-    fn pass(
-        &mut self,
-        frame: &K::Frame<'_>,
-        levels: &Levels,
-        level: &Level,
-        tile: usize,
-    ) -> engines::Result<()> {
-        let region = level.region(levels.frame, tile);
-        let earlier = self.found.len();
-        self.detector.detect(
+    fn pass(&mut self, levels: &Levels, level: &Level, tile: usize) {
+        self.looks.push(Look {
+            region: level.region(levels.frame, tile),
+            size: level.input,
+        });
+    }
+
+    /// Makes the passes in `looks`; appends to `found` and notes the boxes that touch a seam.
+    fn look_at(&mut self, frame: &K::Frame<'_>, levels: &Levels) -> engines::Result<()> {
+        let (width, height) = (levels.frame.0 as f32, levels.frame.1 as f32);
+        let cut = &mut self.cut;
+        self.detector.detect_all(
             &mut self.kernels,
             frame,
-            region,
-            level.input,
+            &self.looks,
             self.possible,
             &mut self.found,
-        )?;
-        let (width, height) = (levels.frame.0 as f32, levels.frame.1 as f32);
-        let cut = self.found[earlier..]
-            .iter()
-            .map(|detection| detection.rect)
-            .filter(|rect| {
-                // The network ends the box of a face that is cut off a little before or behind the seam.
-                let near = SEAM * rect.width.max(rect.height);
-                (region.x > 0.0 && rect.x < region.x + near)
-                    || (region.y > 0.0 && rect.y < region.y + near)
-                    || (region.right() < width && rect.right() > region.right() - near)
-                    || (region.bottom() < height && rect.bottom() > region.bottom() - near)
-            });
-        self.cut.extend(cut);
-        Ok(())
+            |Look { region, .. }, faces| {
+                let touches_a_seam = |rect: &Rect| {
+                    // The network ends the box of a face that is cut off a little before or behind the seam.
+                    let near = SEAM * rect.width.max(rect.height);
+                    (region.x > 0.0 && rect.x < region.x + near)
+                        || (region.y > 0.0 && rect.y < region.y + near)
+                        || (region.right() < width && rect.right() > region.right() - near)
+                        || (region.bottom() < height && rect.bottom() > region.bottom() - near)
+                };
+                cut.extend(faces.iter().map(|face| face.rect).filter(touches_a_seam));
+            },
+        )
     }
 
     /// Drops the parts of faces at the seams of tiles when the whole face was found, too, and not cut itself. A part
@@ -480,10 +496,7 @@ impl<K: Kernels> Detect<K> {
     }
 
     /// Compares the frame's thumbnail with the one before.
-    fn scene_cut(&mut self, frame: &K::Frame<'_>, (width, height): (usize, usize)) -> engines::Result<bool> {
-        let whole = Rect::new(0.0, 0.0, width as f32, height as f32);
-        self.kernels
-            .resize(frame, whole, Values::Byte, &mut self.thumbnail, 0)?;
+    fn scene_cut(&mut self) -> engines::Result<bool> {
         let now = self.kernels.read(&mut self.thumbnail)?;
         let difference: f32 = now.iter().zip(&self.before).map(|(a, b)| (a - b).abs()).sum();
         let contrast = contrast(now).max(contrast(&self.before));

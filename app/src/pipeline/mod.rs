@@ -21,7 +21,6 @@
 mod anonymize;
 mod detect;
 mod lookahead;
-mod mask;
 mod quality;
 mod stats;
 mod threads;

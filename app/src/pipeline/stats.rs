@@ -23,13 +23,16 @@ pub enum Stage {
     Verify,
     /// Covering what is not replaced.
     Cover,
+    /// Waiting at the end of a frame until its place has done everything, and looking at what it says: on a GPU, which
+    /// works after it was asked, most of the frame's work.
+    Finish,
     /// From the frame's arrival to the sink, waiting included.
     Total,
 }
 
 impl Stage {
     /// Every stage, in the order of the way of a frame.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Detect,
         Self::Landmarks,
         Self::Embed,
@@ -37,6 +40,7 @@ impl Stage {
         Self::Blend,
         Self::Verify,
         Self::Cover,
+        Self::Finish,
         Self::Total,
     ];
 }
@@ -51,6 +55,7 @@ impl fmt::Display for Stage {
             Self::Blend => "blend",
             Self::Verify => "verify",
             Self::Cover => "cover",
+            Self::Finish => "finish",
             Self::Total => "total",
         })
     }

@@ -3,6 +3,7 @@
 mod blend;
 mod checksum;
 mod cover;
+mod judge;
 mod resize;
 mod rows;
 // One index walks several arrays of lanes together.
@@ -53,6 +54,10 @@ impl Kernels for Cpu {
         Ok(tensor.data())
     }
 
+    fn fetch(&mut self, _: &mut Tensor) -> Result<()> {
+        Ok(())
+    }
+
     fn resize(
         &mut self,
         frame: &Frame<'_>,
@@ -87,6 +92,23 @@ impl Kernels for Cpu {
         let side = crops.shape()[3];
         for (entry, align) in to.iter().enumerate() {
             warp::warp(frame, align, values, side, crops.entry_mut(entry));
+        }
+        Ok(())
+    }
+
+    fn judge(
+        &mut self,
+        placements: &[Placement],
+        floor: f32,
+        faces: &Tensor,
+        masks: &mut Tensor,
+        shares: &mut Tensor,
+    ) -> Result<()> {
+        arguments::judge(faces.shape(), masks.shape(), shares.shape(), placements)?;
+        let side = faces.shape()[3];
+        for (entry, placement) in placements.iter().enumerate() {
+            let (face, mask) = (faces.entry(entry), masks.entry_mut(entry));
+            shares.data_mut()[entry] = judge::judge(placement, floor, side, face, mask);
         }
         Ok(())
     }

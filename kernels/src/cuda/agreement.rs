@@ -94,10 +94,10 @@ impl Random {
     }
 }
 
-/// What a place answered: whether it did each kernel, and the frame's checksums before and after.
+/// What a place answered: whether it did each kernel (resize, warp, blend, cover, judge), and the frame's checksums before and after.
 #[derive(Debug, Default)]
 struct Said {
-    done: [bool; 4],
+    done: [bool; 5],
     sums: [u64; 2],
 }
 
@@ -118,6 +118,8 @@ struct Case {
     side: usize,
     faces: Vec<f32>,
     masks: Vec<f32>,
+    /// What masks are raised to.
+    floor: f32,
     /// Whether checksums are compared too, which takes long where threads are played by fibers.
     summed: bool,
 }
@@ -194,6 +196,7 @@ impl Case {
             regions,
             scaled,
             values: [Values::Byte, Values::Signed][random.below(2)],
+            floor: random.between(0.0, 1.0),
             precision,
             side,
             faces,
@@ -205,6 +208,8 @@ impl Case {
     fn compare(self, cuda: &mut Cuda, cpu: &mut Cpu, agreement: &mut Agreement) -> Result<()> {
         let mut here = self.tensors(|shape| cuda.tensor_of(self.precision, shape))?;
         let mut there = self.tensors(|shape| cpu.tensor(shape))?;
+        let judged = [self.placements.len().max(1), 1, 1, 1];
+        let (mut shares_here, mut shares_there) = (cuda.tensor(judged)?, cpu.tensor(judged)?);
 
         let mut memory = Picture::new(cuda.device(), self.bytes.len())?;
         memory.bytes_mut().copy_from_slice(&self.bytes);
@@ -221,16 +226,16 @@ impl Case {
             },
         };
         let said_here = memory.with_frame(self.size, self.color, format, |frame| {
-            self.ask(cuda, frame, &mut here)
+            self.ask(cuda, frame, &mut here, &mut shares_here)
         })??;
         let mut bytes = self.bytes.clone();
-        let said_there = self.ask(cpu, &mut self.frame(&mut bytes)?, &mut there)?;
+        let said_there = self.ask(cpu, &mut self.frame(&mut bytes)?, &mut there, &mut shares_there)?;
 
         if said_here.done != said_there.done {
             let (here, there) = (said_here.done, said_there.done);
             return Err(wrong(
                 "refusing",
-                format!("{here:?} of resize, warp, blend, cover; the CPU {there:?}"),
+                format!("{here:?} of resize, warp, blend, cover, judge; the CPU {there:?}"),
             ));
         }
         for (entry, kernel) in ["resize", "warp"].into_iter().enumerate() {
@@ -243,6 +248,10 @@ impl Case {
                 )?;
             }
         }
+        // Masks as they were raised, and for each face what came of it.
+        // The floor is rounded as the mask's numbers are.
+        same("mask", cuda.read(&mut here[3])?, there[3].data(), 1e-3)?;
+        same("share", cuda.read(&mut shares_here)?, shares_there.data(), 0.0)?;
         let before = agreement.different;
         agreement.frame(memory.bytes(), &bytes)?;
         let same = [true, agreement.different == before];
@@ -277,6 +286,7 @@ impl Case {
         kernels: &mut K,
         frame: &mut K::Frame<'_>,
         [scaled, crops, faces, masks]: &mut [K::Tensor; 4],
+        shares: &mut K::Tensor,
     ) -> Result<Said> {
         let square = self.side * self.side;
         for entry in 0..self.placements.len() {
@@ -293,6 +303,8 @@ impl Case {
             kernels.warp(frame, &aligns, self.values, crops),
             kernels.blend(frame, &self.placements, faces, masks),
             kernels.cover(frame, &self.regions),
+            // Last, so that the frame does not depend on it.
+            kernels.judge(&self.placements, self.floor, faces, masks, shares),
         ]
         .map(|outcome| outcome.is_ok());
         if self.summed {
@@ -328,6 +340,20 @@ impl Case {
         };
         Frame::new(self.size[0], self.size[1], self.color, planes)
     }
+}
+
+/// Compares what `judge` gave.
+fn same(what: &str, here: &[f32], there: &[f32], most: f32) -> Result<()> {
+    for (index, (a, b)) in here.iter().zip(there).enumerate() {
+        let is_same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= most;
+        if !is_same || here.len() != there.len() {
+            return Err(wrong(
+                "judge",
+                format!("{what} {index} is {a}, the CPU gives {b}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn wrong(operation: &'static str, reason: String) -> Error {

@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::CudaStream;
 
@@ -51,17 +52,48 @@ pub(super) struct Plane {
 
 /// A frame that the device can see, borrowed from whoever owns the memory.
 ///
-/// It waits for the device when it goes away, so that nobody touches the memory while a kernel does. Whether the
-/// kernels succeeded only [`crate::Kernels::finish`] tells.
+/// When it goes away while the device may be at work on it, it waits, so that nobody touches the memory while a kernel
+/// does. Whether the kernels succeeded only [`crate::Kernels::finish`] tells.
 #[derive(Debug)]
 pub struct Frame<'a> {
     raw: layout::Frame,
     size: [usize; 2],
     color: Color,
-    /// The stream that works on it.
-    stream: RefCell<Option<Arc<CudaStream>>>,
+    /// Who works on it.
+    borrower: RefCell<Option<Arc<Borrower>>>,
     changed: bool,
     memory: PhantomData<&'a mut [u8]>,
+}
+
+/// A stream to which frames are lent.
+#[derive(Debug)]
+pub(super) struct Borrower {
+    stream: Arc<CudaStream>,
+    /// Whether it may still be at work on one.
+    is_at_work: AtomicBool,
+}
+
+impl Borrower {
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Self {
+        Self {
+            stream: stream.clone(),
+            is_at_work: AtomicBool::new(false),
+        }
+    }
+
+    /// Everything that was asked of the stream is done.
+    pub(super) fn give_back(&self) {
+        self.is_at_work.store(false, Ordering::Release);
+    }
+
+    fn wait(&self) -> Result<()> {
+        if self.is_at_work.load(Ordering::Acquire) {
+            let waited = self.stream.synchronize();
+            waited.map_err(refused("waiting for a stream that works on a frame"))?;
+            self.give_back();
+        }
+        Ok(())
+    }
 }
 
 impl Frame<'_> {
@@ -101,7 +133,7 @@ impl Frame<'_> {
             raw,
             size,
             color,
-            stream: RefCell::default(),
+            borrower: RefCell::default(),
             changed: false,
             memory: PhantomData,
         })
@@ -130,10 +162,10 @@ impl Frame<'_> {
         &self.raw
     }
 
-    /// Notes that `stream` is going to change the frame.
-    pub(super) fn lend_to_change(&mut self, stream: &Arc<CudaStream>) -> Result<()> {
+    /// Notes that `borrower` is going to change the frame.
+    pub(super) fn lend_to_change(&mut self, borrower: &Arc<Borrower>) -> Result<()> {
         self.changed = true;
-        self.lend_to(stream)
+        self.lend_to(borrower)
     }
 
     /// Whether anybody was to change it.
@@ -141,27 +173,29 @@ impl Frame<'_> {
         self.changed
     }
 
-    /// Notes that `stream` is going to work on the frame.
-    pub(super) fn lend_to(&self, stream: &Arc<CudaStream>) -> Result<()> {
-        let mut last = self.stream.borrow_mut();
+    /// Notes that `borrower` is asked for work on the frame next.
+    pub(super) fn lend_to(&self, borrower: &Arc<Borrower>) -> Result<()> {
+        let mut last = self.borrower.borrow_mut();
         match &*last {
-            Some(last) if Arc::ptr_eq(last, stream) => return Ok(()),
-            // Two streams do not wait for each other.
-            Some(last) => last
-                .synchronize()
-                .map_err(refused("waiting for another stream"))?,
-            None => {}
+            Some(last) if Arc::ptr_eq(last, borrower) => {}
+            other => {
+                if let Some(other) = other {
+                    // Two streams do not wait for each other.
+                    other.wait()?;
+                }
+                *last = Some(borrower.clone());
+            }
         }
-        *last = Some(stream.clone());
+        borrower.is_at_work.store(true, Ordering::Release);
         Ok(())
     }
 }
 
 impl Drop for Frame<'_> {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.get_mut() {
+        if let Some(borrower) = self.borrower.get_mut() {
             // What went wrong is told by `finish`.
-            let _ = stream.synchronize();
+            let _ = borrower.wait();
         }
     }
 }

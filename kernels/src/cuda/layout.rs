@@ -17,6 +17,7 @@ impl Plain for Weights {}
 impl Plain for Scaling {}
 impl Plain for Placed {}
 impl Plain for Span {}
+impl Plain for Row {}
 impl Plain for Patch {}
 
 #[derive(Debug, Clone, Copy)]
@@ -217,6 +218,22 @@ impl From<std::ops::Range<usize>> for Span {
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
+pub(super) struct Row {
+    start: u32,
+    end: u32,
+}
+
+impl From<std::ops::Range<usize>> for Row {
+    fn from(row: std::ops::Range<usize>) -> Self {
+        Self {
+            start: row.start as u32,
+            end: row.end as u32,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(super) struct Patch {
     left: u32,
     top: u32,
@@ -250,5 +267,5 @@ impl Patch {
 const _: () = {
     assert!(size_of::<Color>() == 72 && size_of::<Frame>() == 120 && size_of::<Grid>() == 24);
     assert!(size_of::<Weights>() == 20 && size_of::<Scaling>() == 16 && size_of::<Placed>() == 884);
-    assert!(size_of::<Span>() == 4 && size_of::<Patch>() == 80);
+    assert!(size_of::<Span>() == 4 && size_of::<Row>() == 8 && size_of::<Patch>() == 80);
 };

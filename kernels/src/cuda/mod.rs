@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A kernel only asks the device; it happens later, in the order of asking. [`Kernels::finish`] waits for all of it
-//! and reports what went wrong, [`Kernels::read`] and [`Kernels::checksum`] wait too. Each kernel costs the same few
+//! and reports what went wrong, [`Kernels::checksum`] waits too, and so does [`Kernels::read`] of a tensor that was not
+//! fetched before the latest wait. Each kernel costs the same few
 //! calls of the driver whatever the number of faces: one copy of its parameters and one launch, [`Kernels::cover`]
 //! two. Once warm nothing is allocated, neither here nor on the device.
 //!
@@ -46,8 +47,9 @@ pub use tensor::{Precision, Tensor};
 use crate::axis::{self, Axis};
 use crate::color::{Coefficients, to_byte};
 use crate::patch::{self, Patch};
-use crate::{Error, Kernels, Placement, Rect, Region, Result, Similarity, Values, arguments};
+use crate::{Error, Kernels, Placement, Rect, Region, Result, Similarity, Values, arguments, inside};
 use event::Event;
+use frame::Borrower;
 use memory::{Buffer, Pinned, Staging};
 use module::{Argument, BLOCK, Function, launch, refused};
 
@@ -67,6 +69,7 @@ pub struct Cuda {
     wait: u64,
     launches: u64,
     done: Event,
+    frames: Arc<Borrower>,
     stream: Arc<CudaStream>,
     device: Arc<Device>,
 }
@@ -91,6 +94,7 @@ impl Cuda {
             patches: Vec::new(),
             wait: 1,
             launches: 0,
+            frames: Arc::new(Borrower::new(&stream)),
             stream,
             device: device.clone(),
         })
@@ -120,6 +124,7 @@ impl Cuda {
         self.done.wait()?;
         self.wait += 1;
         self.staging.reset();
+        self.frames.give_back();
         Ok(())
     }
 
@@ -171,6 +176,17 @@ impl Drop for Cuda {
     }
 }
 
+fn same_precision(operation: &'static str, faces: &Tensor, masks: &Tensor) -> Result<()> {
+    if faces.precision() == masks.precision() {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        operation,
+        got: masks.shape(),
+        wanted: format!("masks in the faces' precision, {:?}", faces.precision()),
+    })
+}
+
 /// Chroma samples of a frame: one thread works on each, and on its four pixels.
 fn cells(size: [usize; 2]) -> [usize; 2] {
     size.map(|side| side.div_ceil(2))
@@ -191,8 +207,8 @@ impl Kernels for Cuda {
     fn write(&mut self, tensor: &mut Tensor, entry: usize, values: &[f32]) -> Result<()> {
         tensor.is_of(&self.stream)?;
         self.device.bind()?;
-        if tensor.written(entry) == self.wait {
-            // The same entry twice between two waits: the first copy may still be on its way.
+        if tensor.written(entry) == self.wait || tensor.fetched() == Some(self.wait) {
+            // The same entry twice between two waits, or after it was fetched: the first copy may still be on its way.
             self.wait()?;
         }
         tensor.write(entry, values, self.wait)
@@ -201,9 +217,19 @@ impl Kernels for Cuda {
     fn read<'t>(&mut self, tensor: &'t mut Tensor) -> Result<&'t [f32]> {
         tensor.is_of(&self.stream)?;
         self.device.bind()?;
-        tensor.fetch()?;
-        self.wait()?;
+        if tensor.fetched().is_none() {
+            tensor.fetch(self.wait)?;
+        }
+        if tensor.fetched() == Some(self.wait) {
+            self.wait()?;
+        }
         Ok(tensor.values())
+    }
+
+    fn fetch(&mut self, tensor: &mut Tensor) -> Result<()> {
+        tensor.is_of(&self.stream)?;
+        self.device.bind()?;
+        tensor.fetch(self.wait)
     }
 
     fn resize(
@@ -235,7 +261,8 @@ impl Kernels for Cuda {
         };
         let (luma, chroma) = (scaling(&self.luma)?, scaling(&self.chroma)?);
         self.staging.send()?;
-        frame.lend_to(&self.stream)?;
+        frame.lend_to(&self.frames)?;
+        to.change();
         let (scale, offset) = values.of_byte();
         let precision = to.precision() as usize;
         // SAFETY: the frame's planes were checked when it was made and it waits for the stream at its end; the taps lie
@@ -278,7 +305,8 @@ impl Kernels for Cuda {
         let grids = to.iter().map(|align| layout::Grid::of_crop(align, side));
         let grids = self.staging.push(grids)?;
         self.staging.send()?;
-        frame.lend_to(&self.stream)?;
+        frame.lend_to(&self.frames)?;
+        crops.change();
         let (scale, offset) = values.of_byte();
         let precision = crops.precision() as usize;
         // SAFETY: the frame as in `resize`; samples lie inside of its planes wherever the transform points; the tensor
@@ -301,6 +329,60 @@ impl Kernels for Cuda {
         }
     }
 
+    fn judge(
+        &mut self,
+        placements: &[Placement],
+        floor: f32,
+        faces: &Tensor,
+        masks: &mut Tensor,
+        shares: &mut Tensor,
+    ) -> Result<()> {
+        arguments::judge(faces.shape(), masks.shape(), shares.shape(), placements)?;
+        for tensor in [faces, masks, shares] {
+            tensor.is_of(&self.stream)?;
+        }
+        same_precision("judge", faces, masks)?;
+        if shares.precision() != Precision::F32 {
+            return Err(Error::Shape {
+                operation: "judge",
+                got: shares.shape(),
+                wanted: "shares of 32 bits".into(),
+            });
+        }
+        if placements.is_empty() {
+            return Ok(());
+        }
+        let (side, count) = (faces.shape()[3], placements.len());
+        self.reserve(Staging::room::<layout::Row>(side * count))?;
+        let rows = placements
+            .iter()
+            .flat_map(|placement| inside::rows(placement, side));
+        let rows = self.staging.push(rows.map(layout::Row::from))?;
+        self.staging.send()?;
+        masks.change();
+        shares.change();
+        self.launches += 1;
+        // SAFETY: the tensors have an entry of side x side, or of one value, for every placement, and the kernel's
+        // precision; the parameters as in `resize`.
+        #[allow(unsafe_code)]
+        unsafe {
+            launch(
+                &self.device.functions.judge[faces.precision() as usize],
+                self.stream.cu_stream(),
+                [count, 1, 1],
+                [BLOCK[0] * BLOCK[1], 1],
+                &[
+                    Argument::of(&rows),
+                    Argument::of(&(side as u32)),
+                    Argument::of(&floor),
+                    Argument::of(&faces.address()),
+                    Argument::of(&masks.address()),
+                    Argument::of(&shares.address()),
+                ],
+            )
+        }
+    }
+
     fn blend(
         &mut self,
         frame: &mut Frame<'_>,
@@ -311,13 +393,7 @@ impl Kernels for Cuda {
         arguments::blend(faces.shape(), masks.shape(), placements)?;
         faces.is_of(&self.stream)?;
         masks.is_of(&self.stream)?;
-        if faces.precision() != masks.precision() {
-            return Err(Error::Shape {
-                operation: "blend",
-                got: masks.shape(),
-                wanted: format!("masks in the faces' precision, {:?}", faces.precision()),
-            });
-        }
+        same_precision("blend", faces, masks)?;
         let (side, count) = (faces.shape()[3], placements.len());
         self.reserve(Staging::room::<layout::Placed>(count))?;
         let mut largest = [0; 2];
@@ -333,7 +409,7 @@ impl Kernels for Cuda {
             return Ok(());
         }
         self.staging.send()?;
-        frame.lend_to_change(&self.stream)?;
+        frame.lend_to_change(&self.frames)?;
         let precision = faces.precision() as usize;
         // SAFETY: the frame as in `resize`, borrowed uniquely; boxes lie inside of it; the tensors have an entry of
         // side x side for every placement, and the kernel's precision.
@@ -392,7 +468,7 @@ impl Kernels for Cuda {
         });
         let spans = self.staging.push(spans)?;
         self.staging.send()?;
-        frame.lend_to_change(&self.stream)?;
+        frame.lend_to_change(&self.frames)?;
         let [grey_y, grey_u, grey_v] = color.yuv(patch::GREY);
         // SAFETY: the frame as in `blend`; samples around a patch and its spans lie inside of it; both kernels know how
         // many patches there are, and run one after the other.
@@ -430,7 +506,7 @@ impl Kernels for Cuda {
     fn checksum(&mut self, frame: &Frame<'_>) -> Result<u64> {
         self.device.bind()?;
         self.total.clear()?;
-        frame.lend_to(&self.stream)?;
+        frame.lend_to(&self.frames)?;
         // SAFETY: the frame as in `resize`; the sum has the 8 bytes that the kernel adds to.
         #[allow(unsafe_code)]
         unsafe {
@@ -457,7 +533,7 @@ impl Kernels for Cuda {
 
 impl Cuda {
     fn cover_frame(&mut self, frame: &mut Frame<'_>, yuv: [u8; 3]) -> Result<()> {
-        frame.lend_to_change(&self.stream)?;
+        frame.lend_to_change(&self.frames)?;
         let [y, u, v] = yuv.map(u32::from);
         // SAFETY: the frame as in `blend`; the kernel writes its samples and nothing else.
         #[allow(unsafe_code)]

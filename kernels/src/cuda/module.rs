@@ -43,6 +43,7 @@ pub(super) struct Function {
 pub(super) struct Functions {
     pub(super) resize: [Function; 2],
     pub(super) warp: [Function; 2],
+    pub(super) judge: [Function; 2],
     pub(super) blend: [Function; 2],
     pub(super) cover_sides: Function,
     pub(super) cover_paint: Function,
@@ -219,6 +220,7 @@ impl Functions {
         Ok(Self {
             resize: [function("resize_f32")?, function("resize_f16")?],
             warp: [function("warp_f32")?, function("warp_f16")?],
+            judge: [function("judge_f32")?, function("judge_f16")?],
             blend: [function("blend_f32")?, function("blend_f16")?],
             cover_sides: function("cover_sides")?,
             cover_paint: function("cover_paint")?,
@@ -337,6 +339,7 @@ mod tests {
             assert_eq!(sizes("warp_f32"), [120, 8, 4, 4, 4, 8]);
             assert_eq!(sizes("warp_f16"), [120, 8, 4, 4, 4, 8]);
             assert_eq!(sizes("resize_f16"), [120, 16, 16, 4, 4, 4, 4, 8]);
+            assert_eq!(sizes("judge_f16"), [8, 4, 4, 8, 8, 8]);
             assert_eq!(sizes("blend_f32"), [120, 8, 4, 8, 8, 4]);
             assert_eq!(sizes("cover_sides"), [120, 8, 4, 4, 4, 4]);
             assert_eq!(sizes("checksum"), [120, 8]);

@@ -48,7 +48,7 @@ pub struct Load {
 
 impl Load {
     /// What the kernels do to a 1080p frame with this many faces of 256 pixels.
-    pub fn of(faces: usize) -> [Self; 4] {
+    pub fn of(faces: usize) -> [Self; 5] {
         let n = faces as f64;
         let [width, height] = SIZE.map(|side| side as f64);
         let frame = 1.5 * width * height;
@@ -70,6 +70,13 @@ impl Load {
                 bytes: n * (1.5 * seen + 12.0 * crop),
                 // Per sample and result: 3 times 30 for position, neighbours and mixing, 20 for the colour.
                 operations: n * crop * 110.0,
+                calls: 1.0,
+            },
+            Self {
+                kernel: "judge",
+                bytes: n * 16.0 * crop,
+                // Per value a comparison; per pixel its place in the crop and in the hull.
+                operations: n * crop * 14.0,
                 calls: 1.0,
             },
             Self {
@@ -136,7 +143,7 @@ pub fn measure(
     faces: usize,
     rounds: usize,
     mut now: impl FnMut() -> Instant,
-) -> Result<[Duration; 4]> {
+) -> Result<[Duration; 5]> {
     let [width, height] = SIZE;
     let mut memory = Picture::new(cuda.device(), width * height * 3 / 2)?;
     for (byte, level) in memory.bytes_mut().iter_mut().zip((16..=235).cycle()) {
@@ -156,7 +163,8 @@ pub fn measure(
     };
     let mut input = cuda.tensor([1, 3, INPUT[1], INPUT[0]])?;
     let mut crops = cuda.tensor([faces.max(1), 3, CROP, CROP])?;
-    let masks = cuda.tensor([faces.max(1), 1, CROP, CROP])?;
+    let mut masks = cuda.tensor([faces.max(1), 1, CROP, CROP])?;
+    let mut shares = cuda.tensor([faces.max(1), 1, 1, 1])?;
     let placements: Vec<_> = (0..faces)
         .map(|face| {
             let (sin, cos) = 0.1_f32.sin_cos();
@@ -180,7 +188,7 @@ pub fn measure(
         .map(|placement| Region::Hull(placement.hull.clone()))
         .collect();
     let whole = Rect::new(0.0, 0.0, width as f32, height as f32);
-    let mut took: [Vec<Duration>; 4] = Default::default();
+    let mut took: [Vec<Duration>; 5] = Default::default();
     memory.with_frame(SIZE, color, format, |frame| {
         // The first round warms up.
         for round in 0..=rounds {
@@ -189,7 +197,8 @@ pub fn measure(
                 match kernel {
                     0 => cuda.resize(frame, whole, Values::Byte, &mut input, 0)?,
                     1 => cuda.warp(frame, &aligns, Values::Signed, &mut crops)?,
-                    2 => cuda.blend(frame, &placements, &crops, &masks)?,
+                    2 => cuda.judge(&placements, 0.9, &crops, &mut masks, &mut shares)?,
+                    3 => cuda.blend(frame, &placements, &crops, &masks)?,
                     _ => cuda.cover(frame, &regions)?,
                 }
                 cuda.finish()?;
@@ -215,16 +224,17 @@ mod tests {
         // Orin Nano 8 GB Super: 102 GB/s, 8 multiprocessors at 1.02 GHz.
         let nano = Limits::new(102.0, 8.0, 1.02, 128.0);
         let micros = |faces: usize| Load::of(faces).map(|load| load.predicted(nano).as_secs_f64() * 1e6);
-        let [resize, warp, blend, cover] = micros(1);
-        // 4.39 MB at 66.3 GB/s; 295 kB; 32.1 kpixels of 260 operations at 0.84 TFLOP/s; 48 kB.
+        let [resize, warp, judge, blend, cover] = micros(1);
+        // 4.39 MB at 66.3 GB/s; 295 kB; 262 kB; 32.1 kpixels of 260 operations at 0.84 TFLOP/s; 48 kB.
         for (got, wanted) in [
             (resize, 10.0 + 66.2),
             (warp, 10.0 + 4.4),
+            (judge, 10.0 + 4.0),
             (blend, 10.0 + 10.0),
             (cover, 20.0 + 1.2),
         ] {
             assert!((got - wanted).abs() < 0.6, "{got} {wanted}");
         }
-        assert!(micros(16)[2] < 10.0 + 16.0 * 10.1);
+        assert!(micros(16)[3] < 10.0 + 16.0 * 10.1);
     }
 }

@@ -41,6 +41,8 @@ pub struct Tensor {
     widened: Vec<f32>,
     /// When each entry was last written to the mirror, by the number of the wait that came next.
     written: Vec<u64>,
+    /// Since which wait the mirror is being filled for `read`, by the same numbers.
+    fetched: Option<u64>,
     stream: Arc<CudaStream>,
 }
 
@@ -74,6 +76,7 @@ impl Tensor {
                 Precision::F16 => vec![0.0; count],
             },
             written: vec![0; shape[0]],
+            fetched: None,
             stream: stream.clone(),
         })
     }
@@ -138,7 +141,18 @@ impl Tensor {
             });
         }
         self.shape[0] = entries;
+        self.fetched = None;
         Ok(())
+    }
+
+    /// Notes that the device is going to write to the tensor.
+    pub(super) fn change(&mut self) {
+        self.fetched = None;
+    }
+
+    /// Since which wait the mirror is being filled, if it is and nothing was written since.
+    pub(super) fn fetched(&self) -> Option<u64> {
+        self.fetched
     }
 
     /// When `entry` was last written.
@@ -172,11 +186,13 @@ impl Tensor {
             }
         }
         self.written[entry] = wait;
+        self.fetched = None;
         self.data.receive(&self.mirror, range)
     }
 
-    /// Asks for a copy of the used entries to where [`Self::values`] finds them after a wait.
-    pub(super) fn fetch(&mut self) -> Result<()> {
+    /// Asks for a copy of the used entries to where [`Self::values`] finds them after the wait with this number.
+    pub(super) fn fetch(&mut self, wait: u64) -> Result<()> {
+        self.fetched = Some(wait);
         let used = self.shape.iter().product::<usize>() * self.precision.bytes();
         if used == 0 {
             return Ok(());

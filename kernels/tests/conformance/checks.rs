@@ -60,6 +60,20 @@ fn blend<P: Place>(
     })
 }
 
+/// The share of the hull that a mask covers, and the mask raised to 0.6.
+fn judge<P: Place>(placement: &Placement, side: usize, face: &[f32], mask: &[f32]) -> (f32, Vec<f32>) {
+    let kernels = &mut P::kernels();
+    let faces = tensor::<P>(kernels, [1, 3, side, side], face);
+    let mut masks = tensor::<P>(kernels, [1, 1, side, side], mask);
+    let mut shares = kernels.tensor([1, 1, 1, 1]).unwrap();
+    let placements = std::slice::from_ref(placement);
+    kernels
+        .judge(placements, 0.6, &faces, &mut masks, &mut shares)
+        .unwrap();
+    let share = kernels.read(&mut shares).unwrap()[0];
+    (share, kernels.read(&mut masks).unwrap().to_vec())
+}
+
 fn cover<P: Place>(picture: &mut Picture, regions: &[Region]) {
     P::lend(&mut P::kernels(), picture, |kernels, frame| {
         kernels.cover(frame, regions)
@@ -179,6 +193,101 @@ pub fn tensors_keep_their_entries<P: Place>() {
     assert!(kernels.write(&mut tensor, 0, &[0.0; 3]).is_err());
     assert!(kernels.tensor([0, 3, 2, 2]).is_err());
     assert!(kernels.tensor([usize::MAX, 3, 2, 2]).is_err());
+}
+
+/// What was fetched is there after any wait, and what is written afterwards is read instead.
+pub fn tensors_are_fetched_together<P: Place>() {
+    let kernels = &mut P::kernels();
+    let mut tensors = [(); 3].map(|()| kernels.tensor([2, 1, 1, 2]).unwrap());
+    for round in 0..3_u8 {
+        for (tensor, values) in tensors.iter_mut().zip([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]) {
+            let values = values.map(|value: f32| value + 10.0 * f32::from(round));
+            kernels.write(tensor, 1, &values).unwrap();
+            kernels.fetch(tensor).unwrap();
+        }
+        if round == 1 {
+            kernels.finish().unwrap();
+        }
+        for (tensor, first) in tensors.iter_mut().zip([1.0, 3.0, 5.0]) {
+            let first = first + 10.0 * f32::from(round);
+            assert_eq!(kernels.read(tensor).unwrap()[2..], [first, first + 1.0]);
+        }
+    }
+    let [tensor, ..] = &mut tensors;
+    kernels.fetch(tensor).unwrap();
+    kernels.write(tensor, 0, &[7.0, 8.0]).unwrap();
+    assert_eq!(kernels.read(tensor).unwrap()[..2], [7.0, 8.0]);
+    kernels.fetch(tensor).unwrap();
+    kernels.resize_batch(tensor, 1).unwrap();
+    assert_eq!(kernels.read(tensor).unwrap(), [7.0, 8.0]);
+}
+
+/// Masks are raised inside of the hull and nowhere else, and what they were is counted.
+pub fn judge_fills_the_holes_of_a_mask<P: Place>() {
+    const SIDE: usize = 64;
+    let align = about(Point::new(80.0, 60.0), 200.0, 0.3);
+    let back = align.inverse();
+    // The middle of the crop.
+    let corners = [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)];
+    let hull = Hull::of(&corners.map(|(x, y)| back.apply(Point::new(x, y))));
+    let is_inside = |index: usize| {
+        let middle = SIDE / 4..3 * SIDE / 4;
+        middle.contains(&(index / SIDE)) && middle.contains(&(index % SIDE))
+    };
+    let placement = Placement { align, hull };
+    let mut far = placement.clone();
+    far.align.tx += 10.0;
+    struct Case(&'static str, Placement, f32, Option<f32>);
+    let left_half = |i: usize| i % SIDE < SIDE / 2;
+    let cases = [
+        Case("half a mask", placement.clone(), 0.0, Some(0.5)),
+        Case("far away", far, 0.0, Some(0.0)),
+        Case("a face that is none", placement, f32::INFINITY, None),
+    ];
+    let kernels = &mut P::kernels();
+    let mask: Vec<f32> = (0..SIDE * SIDE)
+        .map(|i| if left_half(i) { 0.1 } else { 0.9 })
+        .collect();
+    let count = cases.len();
+    let (mut faces, mut masks, mut shares) = (
+        kernels.tensor([count, 3, SIDE, SIDE]).unwrap(),
+        kernels.tensor([count, 1, SIDE, SIDE]).unwrap(),
+        kernels.tensor([count, 1, 1, 1]).unwrap(),
+    );
+    let mut placements = Vec::new();
+    for (entry, Case(_, placement, last, _)) in cases.iter().enumerate() {
+        let mut face = [0.5; 3 * SIDE * SIDE];
+        face[3 * SIDE * SIDE - 1] = *last;
+        kernels.write(&mut faces, entry, &face).unwrap();
+        kernels.write(&mut masks, entry, &mask).unwrap();
+        placements.push(placement.clone());
+    }
+    kernels
+        .judge(&placements, 0.6, &faces, &mut masks, &mut shares)
+        .unwrap();
+    kernels.fetch(&mut masks).unwrap();
+    let given = kernels.read(&mut shares).unwrap();
+    for (Case(name, _, _, wanted), share) in cases.iter().zip(given) {
+        match wanted {
+            Some(wanted) => assert!((share - wanted).abs() < 0.02, "{name}: {share}"),
+            None => assert!(share.is_nan(), "{name}: {share}"),
+        }
+    }
+    let given = kernels.read(&mut masks).unwrap();
+    for (i, (after, before)) in given.iter().zip(mask.iter().cycle()).enumerate() {
+        let is_raised = is_inside(i % (SIDE * SIDE)) && i / (SIDE * SIDE) != 1;
+        let wanted = if is_raised { before.max(0.6) } else { *before };
+        assert_eq!(*after, wanted, "pixel {i}");
+    }
+    // A mask without numbers keeps them where they are, for `blend` to make them grey.
+    let mut odd = mask.clone();
+    odd[SIDE * SIDE / 2 + SIDE / 2] = f32::NAN;
+    kernels.write(&mut masks, 0, &odd).unwrap();
+    kernels
+        .judge(&placements, 0.6, &faces, &mut masks, &mut shares)
+        .unwrap();
+    assert!(kernels.read(&mut shares).unwrap()[0].is_nan());
+    assert!(kernels.read(&mut masks).unwrap()[SIDE * SIDE / 2 + SIDE / 2].is_nan());
 }
 
 /// Luma that rises linearly must give crops that rise linearly, by the transform.
@@ -790,6 +899,18 @@ pub fn shapes_are_checked<P: Place>() {
         kernels.cover(frame, &[]).unwrap();
     });
     assert_eq!(before, picture);
+    for (faces, masks, shares, is_sound) in [
+        ([1, 3, 8, 8], [2, 1, 8, 8], [2, 1, 1, 1], false),
+        ([2, 3, 8, 8], [2, 1, 4, 4], [2, 1, 1, 1], false),
+        ([2, 3, 8, 8], [2, 1, 8, 8], [1, 1, 1, 1], false),
+        ([2, 3, 8, 8], [2, 1, 8, 8], [2, 1, 1, 2], false),
+        ([2, 3, 8, 8], [2, 1, 8, 8], [2, 1, 1, 1], true),
+    ] {
+        let [faces, mut masks, mut shares] =
+            [faces, masks, shares].map(|shape| kernels.tensor(shape).unwrap());
+        let outcome = kernels.judge(&placements, 0.5, &faces, &mut masks, &mut shares);
+        assert_eq!(outcome.is_ok(), is_sound, "{outcome:?}");
+    }
 }
 
 /// Every kernel gives what [`Cpu`] gives: crops within 1 of 255, frames within 1 code value.
@@ -814,6 +935,13 @@ pub fn agrees_with_the_cpu<P: Place>() {
                 Region::Box(Rect::new(5.0, 5.0, 20.0, 10.0)),
             ];
             let placement = Placement { align, hull };
+            if !placement.hull.is_empty() {
+                let [(share, raised), (wanted, wanted_mask)] = [
+                    judge::<P>(&placement, side, &face, &mask),
+                    judge::<Cpu>(&placement, side, &face, &mask),
+                ];
+                assert_eq!((share, raised), (wanted, wanted_mask));
+            }
             let [mut here, mut there] = [before.clone(), before];
             let outcomes = [
                 blend::<P>(&mut here, &placement, side, &face, &mask).is_ok(),

@@ -6,7 +6,10 @@
 // allocation; a call in a thread without a context fails; PTX newer than the driver is refused.
 //
 // Environment: FAKE_CUDA_VERSION (11040), FAKE_CUDA_DEVICES (1), FAKE_CUDA_CAPABILITY (87), FAKE_CUDA_FAULT (a launch
-// of the kernel of this name reports an illegal address at the next wait, and so does everything after it).
+// of the kernel of this name reports an illegal address at the next wait, and so does everything after it),
+// FAKE_CUDA_WAITS (a file to which every wait of the processor adds the name of its thread).
+#include <pthread.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -65,7 +68,7 @@ Kernel kernels[] = {
     kernel("resize_f32", resize_f32),   kernel("resize_f16", resize_f16),   kernel("warp_f32", warp_f32),
     kernel("warp_f16", warp_f16),       kernel("blend_f32", blend_f32),     kernel("blend_f16", blend_f16),
     kernel("cover_paint", cover_paint), kernel("cover_frame", cover_frame), kernel("cover_sides", cover_sides, true),
-    kernel("checksum", checksum, true),
+    kernel("checksum", checksum, true), kernel("judge_f32", judge_f32, true), kernel("judge_f16", judge_f16, true),
 };
 
 struct Stream {
@@ -110,7 +113,18 @@ void run(Stream* stream) {
     for (Work& item : work) item();
 }
 
+void note_wait() {
+    const char* path = std::getenv("FAKE_CUDA_WAITS");
+    FILE* file = path ? std::fopen(path, "a") : nullptr;
+    if (!file) return;
+    char name[16] = "";
+    pthread_getname_np(pthread_self(), name, sizeof name);
+    std::fprintf(file, "%s\n", name);
+    std::fclose(file);
+}
+
 CUresult wait(Stream* stream) {
+    note_wait();
     run(stream);
     return broken ? ILLEGAL_ADDRESS : OK;
 }
@@ -173,6 +187,7 @@ API cuCtxGetCurrent(void** out) {
 }
 API cuCtxSynchronize() {
     IN_CONTEXT;
+    note_wait();
     for (Stream* stream : streams) run(stream);
     return broken ? ILLEGAL_ADDRESS : OK;
 }
@@ -214,6 +229,7 @@ API cuEventRecord(Event* event, Stream* stream) {
 }
 API cuEventSynchronize(Event* event) {
     IN_CONTEXT;
+    note_wait();
     // A stream that is gone has come to all of its marks.
     if (event->passed && !*event->passed) run(event->stream);
     return broken ? ILLEGAL_ADDRESS : OK;
