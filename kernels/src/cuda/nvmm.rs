@@ -2,8 +2,15 @@
 //!
 //! GStreamer's mapped data of such a buffer *is* an `NvBufSurface` (JetPack 5 and later). The library that made it maps
 //! it for EGL, and the driver takes the EGL image (JetPack 5, 6, and 7 on Orin); where the library offers it (Thor), it
-//! maps it for CUDA at once. A mapping owns its buffer and ends before it: a pool may be freed at any time by whoever made
-//! it, so nothing is kept from one use of a buffer to the next.
+//! maps it for CUDA at once. A mapping of a buffer's own surface ends before the buffer does: its pool may be freed at any
+//! time by whoever made it.
+//!
+//! Mapping takes long, so where the library can import memory (JetPack 5.1.1 and later) a surface of our own is made over
+//! the same memory, mapped, and kept for the buffer's next use. It holds a descriptor of the memory (a dma-buf), so it
+//! depends on nobody: while it is kept the kernel keeps the memory and does not give its device and inode number to another
+//! one, by which it is found again, whatever becomes of pool, buffer, surface, pointer and descriptor number. The first
+//! picture is looked at through both surfaces; a library whose import shows another one is not asked again. What was not
+//! used for some time is given back, as everything is at the end.
 //!
 //! A pitch buffer is worked on in place. A block-linear one, which is not addressable, is copied into rows and, once
 //! changed, back: 2 times the frame's bytes.
@@ -15,16 +22,18 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaStream, sys};
 use libloading::Library;
 
-use super::Frame;
 use super::frame::Plane;
 use super::memory::Buffer;
 use super::module::{Device, refused};
-use crate::{Color, Error, Matrix, Range, Result};
+use super::{Cuda, Frame};
+use crate::{Color, Error, Kernels, Matrix, Range, Result};
 
 /// Where the library lies: by its name for programs, and by that for the linker.
 const LIBRARIES: [&str; 2] = ["libnvbufsurface.so.1.0.0", "libnvbufsurface.so"];
@@ -88,6 +97,23 @@ struct CudaBuffer {
     data: *mut c_void,
 }
 
+/// The beginning of `NvBufSurfaceMapParams`, and more room than any release's rest takes.
+#[repr(C)]
+struct MapParams {
+    num_planes: u32,
+    gpu_id: u32,
+    fd: u64,
+    rest: [u64; 254],
+}
+
+/// Descriptors of imported memory begin here: the library finds buffers by the number of their descriptor, and may still
+/// know a low one from a buffer that is gone.
+const LEAST_DESCRIPTOR: RawFd = 512;
+/// Surfaces of our own that are kept at most; each holds two descriptors, of which a process has 1024 by default.
+const MOST_KEPT: usize = 128;
+/// One that was not used for so many uses of others is given back.
+const OLDEST_KEPT: u64 = 1024;
+
 /// `NVBUF_MEM_CUDA_DEVICE`: a graphics card's own memory.
 const MEM_CUDA_DEVICE: c_int = 2;
 /// `NVBUF_MEM_SURFACE_ARRAY`: a Jetson's.
@@ -114,6 +140,9 @@ struct EglFrame {
 }
 
 type MapSurface = unsafe extern "C" fn(*mut Surface, c_int) -> c_int;
+type MapParamsOf = unsafe extern "C" fn(*const Surface, c_int, *mut MapParams) -> c_int;
+type ImportSurface = unsafe extern "C" fn(*mut *mut Surface, *const MapParams) -> c_int;
+type DestroySurface = unsafe extern "C" fn(*mut Surface) -> c_int;
 type RegisterImage = unsafe extern "C" fn(*mut sys::CUgraphicsResource, *mut c_void, u32) -> sys::CUresult;
 type MappedFrame = unsafe extern "C" fn(*mut EglFrame, sys::CUgraphicsResource, u32, u32) -> sys::CUresult;
 
@@ -125,6 +154,8 @@ struct Calls {
     /// Of libraries from JetPack 7 on; not every board answers.
     map_cuda: Option<MapSurface>,
     unmap_cuda: Option<MapSurface>,
+    /// Of libraries from JetPack 5.1.1 on.
+    import: Option<(MapParamsOf, ImportSurface, DestroySurface)>,
     register: RegisterImage,
     frame: MappedFrame,
     // They stay loaded as long as their functions.
@@ -133,11 +164,13 @@ struct Calls {
 }
 
 /// What a surface says about its first picture. Copied, because the library changes the surface when it maps it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Description {
     size: [usize; 2],
     color: Color,
     is_linear: bool,
+    /// The memory, as a dma-buf's descriptor.
+    descriptor: RawFd,
     /// The pixels themselves, in memory of a graphics card.
     data: u64,
     /// Of each plane: offset, stride and bytes.
@@ -180,17 +213,56 @@ pub struct Nvmm(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     calls: Calls,
+    kept: Mutex<Kept>,
+    /// Whether the library has imported something wrong, or refused to.
+    distrusts_imports: AtomicBool,
     /// Rows for frames without any, between two uses.
     spare: Mutex<Vec<[Buffer; 2]>>,
     stream: Arc<CudaStream>,
     device: Arc<Device>,
 }
 
+/// Device and inode number of a dma-buf: no other one has them while it lives.
+type Identity = (u64, u64);
+
+/// A surface of our own over a buffer's memory, mapped.
+#[derive(Debug)]
+struct Import {
+    identity: Identity,
+    picture: Description,
+    surface: *mut Surface,
+    by: By,
+    pixels: Pixels,
+    /// When it was last used, by the number of the use.
+    used: u64,
+    /// Keeps the memory, and with it the identity. Given back last.
+    _memory: OwnedFd,
+}
+
+// SAFETY: the handles and the surface may be used from any thread, one at a time, with the context current.
+#[allow(unsafe_code)]
+unsafe impl Send for Import {}
+
+/// The imports that nobody uses at the moment.
+#[derive(Debug, Default)]
+struct Kept {
+    imports: Vec<Import>,
+    uses: u64,
+}
+
+/// What a mapping is of.
+#[derive(Debug)]
+enum Of {
+    /// The buffer's own surface, until the mapping ends.
+    Buffer(*mut Surface, By),
+    /// Ours; `None` once it was given back.
+    Import(Option<Import>),
+}
+
 /// A buffer of NVMM memory whose pixels the device can reach until this goes away.
 #[derive(Debug)]
 pub struct Mapped<O: AsRef<[u8]>> {
-    surface: *mut Surface,
-    by: By,
+    of: Of,
     pixels: Pixels,
     size: [usize; 2],
     color: Color,
@@ -238,6 +310,12 @@ impl Calls {
                 unmap_egl: *surfaces.get(b"NvBufSurfaceUnMapEglImage\0").map_err(cannot)?,
                 map_cuda: surfaces.get(b"NvBufSurfaceMapCudaBuffer\0").ok().map(|f| *f),
                 unmap_cuda: surfaces.get(b"NvBufSurfaceUnMapCudaBuffer\0").ok().map(|f| *f),
+                import: surfaces
+                    .get(b"NvBufSurfaceGetMapParams\0")
+                    .ok()
+                    .zip(surfaces.get(b"NvBufSurfaceImport\0").ok())
+                    .zip(surfaces.get(b"NvBufSurfaceDestroy\0").ok())
+                    .map(|((params, import), destroy)| (*params, *import, *destroy)),
                 register: *driver.get(b"cuGraphicsEGLRegisterImage\0").map_err(cannot)?,
                 frame: *driver
                     .get(b"cuGraphicsResourceGetMappedEglFrame\0")
@@ -257,6 +335,8 @@ impl Nvmm {
     pub fn open(device: &Arc<Device>) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             calls: Calls::load()?,
+            kept: Mutex::default(),
+            distrusts_imports: AtomicBool::new(false),
             spare: Mutex::default(),
             stream: device
                 .context()
@@ -288,16 +368,39 @@ impl Nvmm {
         // SAFETY: large enough and aligned; the rest is the trust above.
         #[allow(unsafe_code)]
         let picture = unsafe { describe(surface) }?;
-        let (by, pixels) = if picture.data != 0 {
-            (By::Itself, Pixels::Rows(picture.planes_at(picture.data)))
-        } else {
-            // SAFETY: as above, and the surface has a first picture.
-            #[allow(unsafe_code)]
-            unsafe { self.map_surface(surface, &picture) }?
-        };
-        Ok(Mapped {
-            surface,
-            by,
+        if picture.data != 0 {
+            let pixels = Pixels::Rows(picture.planes_at(picture.data));
+            return Ok(self.mapped(Of::Buffer(surface, By::Itself), pixels, &picture, owner));
+        }
+        let identity = identity(picture.descriptor);
+        if let Some(import) = identity.and_then(|identity| self.0.kept(identity, &picture)) {
+            let pixels = import.pixels;
+            return Ok(self.mapped(Of::Import(Some(import)), pixels, &picture, owner));
+        }
+        // SAFETY: as above, and the surface has a first picture.
+        #[allow(unsafe_code)]
+        let (by, pixels) = unsafe { self.map_surface(surface, &picture) }?;
+        let mut mapped = self.mapped(Of::Buffer(surface, by), pixels, &picture, owner);
+        // From the next use on.
+        if let Some(identity) = identity
+            && !self.0.distrusts_imports.load(Ordering::Acquire)
+            && let Some(import) = self.import(surface, &picture, identity)
+        {
+            let pixels = import.pixels;
+            let mut ours = self.mapped(Of::Import(Some(import)), pixels, &picture, []);
+            let same = mapped.shows_the_same(&mut ours);
+            if !matches!(same, Ok(true)) {
+                self.0.distrusts_imports.store(true, Ordering::Release);
+                ours.give_back_at_once();
+            }
+            same?;
+        }
+        Ok(mapped)
+    }
+
+    fn mapped<O: AsRef<[u8]>>(&self, of: Of, pixels: Pixels, picture: &Description, owner: O) -> Mapped<O> {
+        Mapped {
+            of,
             pixels,
             size: picture.size,
             color: picture.color,
@@ -305,7 +408,68 @@ impl Nvmm {
             is_copied: false,
             nvmm: self.clone(),
             owner,
-        })
+        }
+    }
+
+    /// Makes a surface of our own over the memory of `surface`, whose first picture is `picture`, and maps it; `None` when
+    /// that is not possible.
+    #[allow(unsafe_code)]
+    fn import(&self, surface: *const Surface, picture: &Description, identity: Identity) -> Option<Import> {
+        let (params_of, import, destroy) = self.0.calls.import?;
+        // SAFETY: the descriptor is the live surface's.
+        let theirs = unsafe { BorrowedFd::borrow_raw(picture.descriptor) };
+        let memory = rustix::io::fcntl_dupfd_cloexec(theirs, LEAST_DESCRIPTOR).ok()?;
+        let given = rustix::io::fcntl_dupfd_cloexec(&memory, LEAST_DESCRIPTOR).ok()?;
+        let mut params = MapParams {
+            num_planes: 0,
+            gpu_id: 0,
+            fd: 0,
+            rest: [0; 254],
+        };
+        let mut ours = std::ptr::null_mut::<Surface>();
+        // SAFETY: a live surface with a first picture, and room for what the library writes.
+        let described = unsafe { params_of(surface, 0, &mut params) } == 0;
+        // From here on the descriptor is the library's, unless it refuses.
+        params.fd = given.into_raw_fd() as u64;
+        // SAFETY: the parameters are the library's own, for a descriptor of the same memory.
+        if !described || unsafe { import(&mut ours, &params) } != 0 || ours.is_null() {
+            self.0.distrusts_imports.store(true, Ordering::Release);
+            // SAFETY: the library did not take it.
+            drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(params.fd as RawFd) });
+            return None;
+        }
+        // SAFETY: the library has made it; nobody else knows it.
+        unsafe { (*ours).num_filled = 1 };
+        // SAFETY: as above.
+        let is_same = unsafe { describe(ours) }.is_ok_and(|ours| {
+            let descriptor = picture.descriptor;
+            self::identity(ours.descriptor) == Some(identity)
+                && Description { descriptor, ..ours } == *picture
+        });
+        // SAFETY: as above.
+        let mapped = unsafe { self.map_surface(ours, picture) };
+        match mapped {
+            Ok((by, pixels)) if is_same => Some(Import {
+                identity,
+                picture: *picture,
+                surface: ours,
+                by,
+                pixels,
+                used: 0,
+                _memory: memory,
+            }),
+            mapped => {
+                self.0.distrusts_imports.store(true, Ordering::Release);
+                // SAFETY: made above, and mapped this way if it was.
+                unsafe {
+                    if let Ok((by, _)) = mapped {
+                        self.0.unmap(ours, by);
+                    }
+                    destroy(ours);
+                }
+                None
+            }
+        }
     }
 
     /// Maps a surface.
@@ -325,7 +489,7 @@ impl Nvmm {
                     unsafe { buffer.cast::<CudaBuffer>().as_ref() }.map_or(0, |buffer| buffer.data as u64);
                 if data == 0 || !picture.is_linear {
                     // SAFETY: mapped this way above.
-                    unsafe { self.unmap(surface, By::Cuda) };
+                    unsafe { self.0.unmap(surface, By::Cuda) };
                 } else {
                     return Ok((By::Cuda, Pixels::Rows(picture.planes_at(data))));
                 }
@@ -370,35 +534,8 @@ impl Nvmm {
             Ok(pixels) => Ok((by, pixels)),
             Err(error) => {
                 // SAFETY: mapped this way above.
-                unsafe { self.unmap(surface, by) };
+                unsafe { self.0.unmap(surface, by) };
                 Err(error)
-            }
-        }
-    }
-
-    /// Gives a mapping back, the driver's part first.
-    ///
-    /// # Safety
-    /// A live surface that was mapped this way, once.
-    #[allow(unsafe_code)]
-    unsafe fn unmap(&self, surface: *mut Surface, by: By) {
-        // The library's part is given back even when the device is lost.
-        let _ = self.0.device.bind();
-        let calls = &self.0.calls;
-        match by {
-            By::Itself => (),
-            By::Egl { resource } => {
-                // SAFETY: registered once, and forgotten after this; the caller's promise.
-                unsafe {
-                    let _ = sys::cuGraphicsUnregisterResource(resource);
-                    (calls.unmap_egl)(surface, 0);
-                }
-            }
-            By::Cuda => {
-                if let Some(unmap) = calls.unmap_cuda {
-                    // SAFETY: the caller's promise.
-                    unsafe { unmap(surface, 0) };
-                }
             }
         }
     }
@@ -469,10 +606,120 @@ impl Nvmm {
     }
 }
 
+impl Inner {
+    /// Gives a mapping back, the driver's part first.
+    ///
+    /// # Safety
+    /// A live surface that was mapped this way, once.
+    #[allow(unsafe_code)]
+    unsafe fn unmap(&self, surface: *mut Surface, by: By) {
+        // The library's part is given back even when the device is lost.
+        let _ = self.device.bind();
+        let calls = &self.calls;
+        match by {
+            By::Itself => (),
+            By::Egl { resource } => {
+                // SAFETY: registered once, and forgotten after this; the caller's promise.
+                unsafe {
+                    let _ = sys::cuGraphicsUnregisterResource(resource);
+                    (calls.unmap_egl)(surface, 0);
+                }
+            }
+            By::Cuda => {
+                if let Some(unmap) = calls.unmap_cuda {
+                    // SAFETY: the caller's promise.
+                    unsafe { unmap(surface, 0) };
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the import of this memory, if there is one for this picture.
+    fn kept(&self, identity: Identity, picture: &Description) -> Option<Import> {
+        let mut kept = self.lock();
+        kept.uses += 1;
+        let at = kept
+            .imports
+            .iter()
+            .position(|import| import.identity == identity)?;
+        let import = kept.imports.swap_remove(at);
+        drop(kept);
+        // The descriptor's number may be another one by now.
+        let descriptor = import.picture.descriptor;
+        if import.picture
+            == (Description {
+                descriptor,
+                ..*picture
+            })
+        {
+            return Some(import);
+        }
+        self.release(import);
+        None
+    }
+
+    /// Keeps an import for the next use of its buffer, and gives back what was not used for long.
+    fn keep(&self, mut import: Import) {
+        let mut kept = self.lock();
+        let uses = kept.uses;
+        import.used = uses;
+        let identity = import.identity;
+        let old = |other: &mut Import| other.identity == identity || other.used + OLDEST_KEPT < uses;
+        let mut gone: Vec<_> = kept.imports.extract_if(.., old).collect();
+        if kept.imports.len() >= MOST_KEPT {
+            let oldest = (0..kept.imports.len()).min_by_key(|at| kept.imports[*at].used);
+            gone.extend(oldest.map(|oldest| kept.imports.swap_remove(oldest)));
+        }
+        kept.imports.push(import);
+        drop(kept);
+        gone.into_iter().for_each(|import| self.release(import));
+    }
+
+    /// Gives an import back: the mapping, the surface, then the memory.
+    #[allow(unsafe_code)]
+    fn release(&self, import: Import) {
+        // SAFETY: an import's surface is live, mapped this way, and known to nobody else.
+        unsafe {
+            self.unmap(import.surface, import.by);
+            if let Some((.., destroy)) = self.calls.import {
+                destroy(import.surface);
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let kept = std::mem::take(&mut *self.lock());
+        kept.imports.into_iter().for_each(|import| self.release(import));
+    }
+}
+
 impl<O: AsRef<[u8]>> Mapped<O> {
     /// Width and height in pixels.
     pub fn size(&self) -> [usize; 2] {
         self.size
+    }
+
+    /// Whether another mapping shows the same picture.
+    fn shows_the_same<P: AsRef<[u8]>>(&mut self, other: &mut Mapped<P>) -> Result<bool> {
+        let mut cuda = Cuda::new(&self.nvmm.0.device)?;
+        let here = self.with_frame(|frame| cuda.checksum(frame))??;
+        let there = other.with_frame(|frame| cuda.checksum(frame))??;
+        Ok(here == there)
+    }
+
+    /// Gives an import back instead of keeping it.
+    fn give_back_at_once(mut self) {
+        if let Of::Import(import) = &mut self.of
+            && let Some(import) = import.take()
+        {
+            self.nvmm.0.release(import);
+        }
     }
 
     /// Lends the picture as a frame, and waits for the device at the end.
@@ -526,15 +773,34 @@ impl<O: AsRef<[u8]>> Mapped<O> {
 impl<O: AsRef<[u8]>> Drop for Mapped<O> {
     fn drop(&mut self) {
         self.nvmm.spare().extend(self.rows.take());
-        // An owner whose bytes have moved holds no surface there any more.
-        if std::ptr::eq(self.owner.as_ref().as_ptr(), self.surface.cast()) {
-            // SAFETY: mapped this way in `Nvmm::map`, and the owner has kept the buffer.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.nvmm.unmap(self.surface, self.by);
+        match &mut self.of {
+            Of::Import(import) => {
+                if let Some(import) = import.take() {
+                    self.nvmm.0.keep(import);
+                }
             }
+            // An owner whose bytes have moved holds no surface there any more.
+            Of::Buffer(surface, by) if std::ptr::eq(self.owner.as_ref().as_ptr(), surface.cast()) => {
+                // SAFETY: mapped this way in `Nvmm::map`, and the owner has kept the buffer.
+                #[allow(unsafe_code)]
+                unsafe {
+                    self.nvmm.0.unmap(*surface, *by);
+                }
+            }
+            Of::Buffer(..) => (),
         }
     }
+}
+
+/// Which memory a descriptor is of.
+#[allow(unsafe_code)]
+fn identity(descriptor: RawFd) -> Option<Identity> {
+    if descriptor < 0 {
+        return None;
+    }
+    // SAFETY: a live surface's descriptor, open until this returns; of another number the kernel says that it is none.
+    let status = rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(descriptor) }).ok()?;
+    Some((status.st_dev, status.st_ino))
 }
 
 /// Bytes of a row and number of rows of both planes.
@@ -630,6 +896,7 @@ unsafe fn describe(surface: *const Surface) -> Result<Description> {
         size: [params.width, params.height].map(|side| side as usize),
         color: Color { matrix, range },
         is_linear: params.layout == 0,
+        descriptor: RawFd::try_from(params.buffer_desc).unwrap_or(-1),
         data,
         planes: [0, 1].map(|i| [planes.offset[i], planes.pitch[i], planes.psize[i]].map(|n| n as usize)),
     })
@@ -643,6 +910,17 @@ mod tests {
     use super::*;
     use crate::cpu::Cpu;
     use crate::{Hull, Kernels, MEAN_FACE, Placement, Planes, Region, Similarity, Values};
+
+    /// What `NvBufSurfaceImport` of the tests does.
+    const REFUSE: c_int = 0;
+    const WORK: c_int = 1;
+    const LIE: c_int = 2;
+
+    /// The library counts for all tests.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// The library of the tests, and a surface in it.
     #[derive(Debug)]
@@ -681,12 +959,20 @@ mod tests {
             }
         }
 
-        fn maps_for_cuda(&self, works: bool) {
+        fn set(&self, name: &str, value: c_int) {
             // SAFETY: as above.
             unsafe {
-                let set: unsafe extern "C" fn(c_int) =
-                    *self.library.get(b"test_surface_maps_for_cuda").unwrap();
-                set(c_int::from(works));
+                let set: unsafe extern "C" fn(c_int) = *self.library.get(name.as_bytes()).unwrap();
+                set(value);
+            }
+        }
+
+        fn descriptor(&self) -> c_int {
+            // SAFETY: as above.
+            unsafe {
+                let of: unsafe extern "C" fn(*mut c_void) -> c_int =
+                    *self.library.get(b"test_surface_descriptor").unwrap();
+                of(self.surface)
             }
         }
 
@@ -756,6 +1042,7 @@ mod tests {
     #[test]
     #[ignore = "needs the CUDA driver and the libnvbufsurface that `cargo xtask kernels` makes"]
     fn surfaces_are_frames_in_place() {
+        let _alone = alone();
         struct Case(bool, bool);
         let device = Device::open(0).unwrap();
         let mut cuda = Cuda::new(&device).unwrap();
@@ -767,7 +1054,8 @@ mod tests {
             Case(true, true),
         ] {
             let given = Rc::new(Given::new([117, 90], is_tiled));
-            given.maps_for_cuda(for_cuda);
+            given.set("test_surface_maps_for_cuda", c_int::from(for_cuda));
+            given.set("test_surface_imports_how", REFUSE);
             let maps = given.count("test_surface_maps");
             let mut level = 0_u32;
             let mut planes = given.bytes(|byte| {
@@ -810,10 +1098,103 @@ mod tests {
         }
     }
 
+    /// Fills a surface, anonymizes it there and beside it, and compares.
+    fn assert_in_place(nvmm: &Nvmm, cuda: &mut Cuda, given: &Rc<Given>, seed: u32) {
+        let mut level = seed;
+        let mut planes = given.bytes(|byte| {
+            level = level.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (level >> 24) as u8;
+        });
+        let mut mapped = nvmm.map(Held(given.clone())).unwrap();
+        mapped.with_frame(|frame| anonymize(cuda, frame)).unwrap();
+        drop(mapped);
+        let [width, height] = given.size;
+        let [[y_row, _], [uv_row, _]] = rows_of(given.size);
+        let [y, uv] = planes.each_mut().map(Vec::as_mut_slice);
+        let [y, uv] = [(y, y_row), (uv, uv_row)].map(|(data, stride)| crate::Plane { data, stride });
+        let color = Color {
+            matrix: Matrix::Bt709,
+            range: Range::Limited,
+        };
+        let mut frame = crate::Frame::new(width, height, color, Planes::Nv12 { y, uv }).unwrap();
+        anonymize(&mut Cpu::new(), &mut frame);
+        assert!(given.bytes(|_| {}) == planes, "seed {seed}");
+    }
+
+    #[test]
+    #[ignore = "needs the CUDA driver and the libnvbufsurface that `cargo xtask kernels` makes"]
+    fn a_buffer_is_mapped_once_and_never_taken_for_another() {
+        let _alone = alone();
+        let device = Device::open(0).unwrap();
+        let mut cuda = Cuda::new(&device).unwrap();
+        for (is_tiled, for_cuda) in [(false, false), (true, false), (false, true), (true, true)] {
+            let nvmm = Nvmm::open(&device).unwrap();
+            let make = || Rc::new(Given::new([117, 90], is_tiled));
+            let (given, other) = (make(), make());
+            given.set("test_surface_maps_for_cuda", c_int::from(for_cuda));
+            given.set("test_surface_imports_how", WORK);
+            for seed in 0..3 {
+                assert_in_place(&nvmm, &mut cuda, &given, seed);
+                assert_in_place(&nvmm, &mut cuda, &other, seed + 100);
+            }
+            assert_eq!(other.count("test_surface_imports"), 2);
+            let maps = other.count("test_surface_maps");
+            for seed in 3..6 {
+                assert_in_place(&nvmm, &mut cuda, &given, seed);
+            }
+            assert_eq!(other.count("test_surface_maps"), maps, "mapped again");
+            // The pool is freed and made anew: the same numbers stand for other memory.
+            let descriptor = given.descriptor();
+            drop(given);
+            let anew = make();
+            assert_eq!(anew.descriptor(), descriptor);
+            for seed in 6..9 {
+                assert_in_place(&nvmm, &mut cuda, &anew, seed);
+                assert_in_place(&nvmm, &mut cuda, &other, seed + 100);
+            }
+            assert_eq!(other.count("test_surface_imports"), 3);
+            // What is not used for long is given back.
+            for _ in 0..OLDEST_KEPT + 4 {
+                drop(nvmm.map(Held(other.clone())).unwrap());
+            }
+            assert_eq!(other.count("test_surface_imports"), 1);
+            // Two uses at once do not share one, and leave one behind.
+            drop(nvmm.map(Held(anew.clone())).unwrap());
+            let twice = [(); 2].map(|()| nvmm.map(Held(anew.clone())).unwrap());
+            drop(twice);
+            assert_eq!(other.count("test_surface_imports"), 2);
+            drop(nvmm);
+            assert_eq!(other.count("test_surface_imports"), 0);
+            drop(anew);
+            assert_eq!(other.count("test_surface_violations"), 0, "{is_tiled} {for_cuda}");
+        }
+    }
+
+    #[test]
+    #[ignore = "needs the CUDA driver and the libnvbufsurface that `cargo xtask kernels` makes"]
+    fn an_import_that_shows_something_else_is_not_used() {
+        let _alone = alone();
+        let device = Device::open(0).unwrap();
+        let mut cuda = Cuda::new(&device).unwrap();
+        let nvmm = Nvmm::open(&device).unwrap();
+        let given = Rc::new(Given::new([117, 90], false));
+        given.set("test_surface_maps_for_cuda", 0);
+        given.set("test_surface_imports_how", LIE);
+        for seed in 0..3 {
+            assert_in_place(&nvmm, &mut cuda, &given, seed);
+            assert_eq!(given.count("test_surface_imports"), 0);
+        }
+        given.set("test_surface_imports_how", WORK);
+        assert_in_place(&nvmm, &mut cuda, &given, 3);
+        assert_eq!(given.count("test_surface_imports"), 0, "trusted again");
+        assert_eq!(given.count("test_surface_violations"), 0);
+    }
+
     #[test]
     #[ignore = "needs the CUDA driver and the libnvbufsurface that `cargo xtask kernels` makes"]
     #[allow(unsafe_code)]
     fn a_surface_that_is_not_nv12_is_refused() {
+        let _alone = alone();
         let device = Device::open(0).unwrap();
         let nvmm = Nvmm::open(&device).unwrap();
         let given = Rc::new(Given::new([64, 64], false));
