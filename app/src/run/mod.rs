@@ -309,7 +309,8 @@ pub struct Camera {
 }
 
 /// Width and height of a camera's picture, pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Size {
     width: u16,
     height: u16,
@@ -317,7 +318,7 @@ pub struct Size {
 
 impl Size {
     /// What a camera may deliver in this size: plain frames, or what decodebin decodes.
-    fn caps(self) -> gstreamer::Caps {
+    pub(crate) fn caps(self) -> gstreamer::Caps {
         ["video/x-raw", "image/jpeg", "video/x-h264"]
             .into_iter()
             .map(|media| {
@@ -339,6 +340,14 @@ impl std::str::FromStr for Size {
             (Ok(width @ 16..), Ok(height @ 16..)) => Ok(Self { width, height }),
             _ => Err("wanted WIDTHxHEIGHT in pixels, 640x480 say".into()),
         }
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

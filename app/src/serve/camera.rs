@@ -156,7 +156,12 @@ impl Supervisor {
                 let (source, decode) = (make("v4l2src")?, make("decodebin")?);
                 source.set_property("device", path.to_string_lossy().as_ref());
                 link_video(&decode, entry);
-                Ok(vec![source, decode])
+                let Some(size) = self.camera.size else {
+                    return Ok(vec![source, decode]);
+                };
+                let caps = make("capsfilter")?;
+                caps.set_property("caps", size.caps());
+                Ok(vec![source, caps, decode])
             }
             Source::File(path) => {
                 let uri = std::path::absolute(path)

@@ -22,7 +22,7 @@ pub use secret::{Secret, Unusable};
 use super::report::default_folder;
 use crate::networks::{Choice, GpuPrecision, Place};
 use crate::pipeline::{Polygon, Rules, Settings, Zones};
-use crate::run::{Encoding, PolicyName, Preset};
+use crate::run::{Encoding, PolicyName, Preset, Size};
 
 /// A file to begin with, every key in it explained.
 pub const STARTER: &str = include_str!("../../../../docs/persona.toml");
@@ -229,6 +229,8 @@ pub struct Camera {
     pub name: Name,
     /// Where frames come from.
     pub source: Source,
+    /// Size of the picture to ask a Video4Linux camera for.
+    pub size: Option<Size>,
     /// Who the box is to the camera.
     pub user: Option<User>,
     /// How RTP travels from the camera.
@@ -684,7 +686,7 @@ mod tests {
     #[test]
     fn a_wrong_file_is_refused_with_place_and_remedy() {
         let camera = |more: &str| format!("{CAMERA}{more}");
-        let cases: [(String, &[&str]); 22] = [
+        let cases: [(String, &[&str]); 23] = [
             (
                 "bypass = 60\n".into(),
                 &[":1: bypass: there is none", "never leaves the box"],
@@ -698,6 +700,10 @@ mod tests {
                 &["etc/persona.toml:4: look_ahed: unknown key"],
             ),
             (camera("polycy = \"cover\"\n"), &[":4: polycy", "unknown key"]),
+            (
+                camera("size = \"640*480\""),
+                &[":4: size: wanted WIDTHxHEIGHT in pixels, 640x480 say"],
+            ),
             (camera("transprt = \"tcp\"\n"), &["did you mean transport?"]),
             (
                 camera("[camera.faces]\npolicy = \"blur\""),
