@@ -22,7 +22,7 @@ pub struct Options {
     /// Profile of cargo
     #[arg(long, default_value = "release")]
     profile: String,
-    /// Also run the tests of kernels and board for the target, in qemu
+    /// Also run the tests of kernels, engines and board for the target, in qemu
     #[arg(long)]
     test: bool,
 }
@@ -67,7 +67,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let built = persona(root, &sysroot, &options.profile)?;
     println!("{}\n{}", built.program.display(), built.plugin.display());
     if options.test {
-        test(root, &sysroot)?;
+        test(root, &sysroot, &built)?;
     }
     Ok(())
 }
@@ -120,18 +120,27 @@ pub fn panel(root: &Path, sysroot: &Sysroot) -> Result<PathBuf> {
     Ok(sysroot.built("dev").join("examples/panel"))
 }
 
-/// The tests that need neither networks nor GStreamer, on the target's instructions.
-fn test(root: &Path, sysroot: &Sysroot) -> Result<()> {
+/// Lets the program fetch the networks of a box, with ONNX Runtime for ARM, and gives the folder.
+///
+/// # Errors
+/// When they cannot be fetched.
+pub fn models(root: &Path, sysroot: &Sysroot, built: &Built) -> Result<PathBuf> {
+    let folder = root.join("target/cross/models");
+    let mut fetch = Command::new("qemu-aarch64-static");
+    fetch.arg("-L").arg(sysroot.path()).arg(&built.program);
+    steps::run(fetch.args(["models", "fetch", "--models"]).arg(&folder))?;
+    Ok(folder)
+}
+
+/// The tests that need no GStreamer, on the target's instructions: what is inside of kernels, engines
+/// and board, and the suite that every place for pixels must pass. What `app` adds is seen at work on the emulated board.
+fn test(root: &Path, sysroot: &Sysroot, built: &Built) -> Result<()> {
     let mut cargo = sysroot.cargo(root);
-    cargo.args([
-        "test",
-        "--target",
-        TARGET,
-        "--package",
-        "kernels",
-        "--package",
-        "board",
-    ]);
+    cargo.env("PERSONA_MODELS", models(root, sysroot, built)?);
+    cargo.args(["test", "--target", TARGET, "--lib", "--test", "conformance"]);
+    for package in ["kernels", "engines", "board"] {
+        cargo.args(["--package", package]);
+    }
     steps::run(cargo.args(["--features", "board/gpio,board/pi"]))
 }
 

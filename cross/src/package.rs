@@ -144,9 +144,7 @@ fn pack(root: &Path, sysroot: &Sysroot, built: &build::Built) -> Result<PathBuf>
         )?;
     }
     // The program itself fetches, verifies and converts them, as a box would.
-    let models = root.join("target/cross/models");
-    let mut fetch = program(sysroot, &built.program);
-    steps::run(fetch.args(["models", "fetch", "--models"]).arg(&models))?;
+    let models = build::models(root, sysroot, built)?;
     copy_folder(&models, &folder.join(MODELS))?;
     let starter = steps::output(program(sysroot, &built.program).args(["serve", "--starter"]))?;
     fs::write(folder.join(CONFIGURATION), starter)?;
@@ -369,6 +367,7 @@ fn check(root: &Path, sysroot: &Sysroot, package: &Path) -> Result<()> {
     ] {
         ensure!(target.join(file).is_file(), "{file} was not installed");
     }
+    units(&target.join("usr/lib/systemd/system"))?;
     start(sysroot, &target)?;
     dpkg("--purge", Path::new("persona"))?;
     let left: Vec<_> = files(&target)?
@@ -392,6 +391,44 @@ fn check(root: &Path, sysroot: &Sysroot, package: &Path) -> Result<()> {
         left.join(", ")
     );
     println!("installed, started and purged in an arm64 root");
+    Ok(())
+}
+
+/// Most exposure of the service that is accepted, tenths of `systemd-analyze security`: 0 is locked in, 100 is open.
+const EXPOSURE: &str = "20";
+
+/// Asks systemd, where the machine has it, whether it understands the units and how far the service is locked in.
+fn units(folder: &Path) -> Result<()> {
+    let analyze = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-analyze");
+        command.args(["--no-pager", "--man=no"]).args(arguments);
+        command
+    };
+    if !steps::succeeds(&mut analyze(&[
+        "--recursive-errors=no",
+        "--offline=true",
+        "--version",
+    ])) {
+        println!("the units were not looked at: this machine has no systemd-analyze of systemd 250 or newer");
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let unit = entry?.path();
+        let said = analyze(&["--recursive-errors=no", "verify"])
+            .arg(&unit)
+            .output()?;
+        let said = String::from_utf8_lossy(&said.stderr);
+        // What the units start is not installed on this machine.
+        let wrong: Vec<_> = said
+            .lines()
+            .filter(|line| !line.contains("is not executable"))
+            .collect();
+        ensure!(wrong.is_empty(), "{}: {}", unit.display(), wrong.join("; "));
+    }
+    let service = folder.join("persona.service");
+    let threshold = format!("--threshold={EXPOSURE}");
+    steps::quietly(analyze(&["--offline=true", &threshold, "security"]).arg(service))?;
+    println!("systemd understands the units and finds the service locked in");
     Ok(())
 }
 

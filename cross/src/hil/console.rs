@@ -95,10 +95,18 @@ fn lines(output: ChildStdout) -> Receiver<String> {
     let (send, lines) = channel();
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\r').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim().to_owned();
-            // A progress bar comes 20 times a second.
-            if frames(&line).is_none() && !line.is_empty() {
-                eprintln!("  {line}");
+            let line = String::from_utf8_lossy(&line)
+                .replace(ERASE, "")
+                .trim()
+                .to_owned();
+            // A progress bar comes 20 times a second, and a line of the log where it happens to stand.
+            let said = if frames(&line).is_some() {
+                line.split_once(" faces").map_or("", |(_, rest)| rest)
+            } else {
+                &line
+            };
+            if !said.is_empty() {
+                eprintln!("  {said}");
             }
             if send.send(line).is_err() {
                 return;
@@ -107,6 +115,9 @@ fn lines(output: ChildStdout) -> Receiver<String> {
     });
     lines
 }
+
+/// What a progress bar begins with: erase in line (ECMA-48, 8.3.41).
+const ERASE: &str = "\u{1b}[2K";
 
 /// The number in what `persona run` shows while it works: `... 12 frames, 3.1 fps, 0 faces`.
 fn frames(line: &str) -> Option<u64> {

@@ -173,6 +173,11 @@ impl Bench for Remote {
         self.ask(&self.device.press).map(drop)
     }
 
+    fn pause(&mut self, time: Duration) -> Result<()> {
+        thread::sleep(time);
+        Ok(())
+    }
+
     fn share(&mut self) -> Result<u32> {
         let lamp = &self.device.lamp;
         let script = format!("n=0; while [ $n -lt {LOOKS} ]; do {lamp}; sleep 0.04; n=$((n + 1)); done");
