@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -76,6 +77,10 @@ pub enum Error {
         /// The runtime's own words.
         reason: String,
     },
+
+    /// A run of a network for several pipelines together failed: each of them gets this.
+    #[error(transparent)]
+    Together(Arc<Error>),
 
     /// The runtime library cannot be loaded.
     #[error("{path}: not a usable ONNX Runtime: {reason}; run `persona models fetch`", path = path.display())]

@@ -135,7 +135,11 @@ impl Engines<Cpu> {
         let mut admitted = |network, signature: &Signature, golden: &Golden| {
             let mut engine = runtime.engine(&store.load(network)?, signature)?;
             golden::admit(kernels, engine.as_mut(), golden)?;
-            Ok::<_, Error>(Shared::new(&signature.network, engine))
+            match network {
+                // A picture at a time, each of its own size.
+                Network::Detector => Ok(Shared::new(&signature.network, engine)),
+                _ => Shared::merging(engine, signature, cpu::TOGETHER),
+            }
         };
         let golden = Golden::generator()?;
         let side = golden.side();

@@ -4,9 +4,9 @@
 
 use allocation_counter::measure;
 use engines::models::{Store, default_dir};
-use engines::{Embedding, InputSize, Options, networks_on_cpu};
-use kernels::cpu::Cpu;
-use kernels::{Color, Frame, Matrix, Plane, Planes, Range, Rect, Similarity};
+use engines::{Embedding, Engine, InputSize, Options, Result, Shared, Signature, networks_on_cpu};
+use kernels::cpu::{Cpu, Tensor};
+use kernels::{Color, Frame, Kernels, Matrix, Plane, Planes, Range, Rect, Similarity};
 
 #[test]
 fn none_once_warm() {
@@ -72,4 +72,36 @@ fn none_once_warm() {
     (0..=5).for_each(|faces| pass(&sizes, faces));
     let counted = measure(|| (0..=5).rev().for_each(|faces| pass(&sizes, faces)));
     assert_eq!(counted.count_total, 0, "{counted:?}");
+}
+
+/// Nor do pipelines that go together.
+#[test]
+fn none_together() {
+    struct Slow;
+    impl Engine<Cpu> for Slow {
+        fn run(&mut self, _: &[&Tensor], _: &mut [Tensor]) -> Result<()> {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            Ok(())
+        }
+    }
+    let signature = Signature::new("slow")
+        .input("x", &[None, Some(8)])
+        .output("y", &[None, Some(8)]);
+    let shared = Shared::merging(Box::new(Slow), &signature, 4).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let mut shared = shared.clone();
+            scope.spawn(move || {
+                let mut cpu = Cpu::default();
+                let mut tensor = || cpu.tensor([1, 8, 1, 1]).unwrap();
+                let (input, mut outputs) = (tensor(), [tensor()]);
+                let counted = measure(|| {
+                    for _ in 0..20 {
+                        shared.run(&[&input], &mut outputs).unwrap();
+                    }
+                });
+                assert_eq!(counted.count_total, 0, "{counted:?}");
+            });
+        }
+    });
 }

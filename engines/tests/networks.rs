@@ -1,9 +1,15 @@
 //! The four real networks on the CPU: they need the store that `cargo xtask test` or `persona models fetch` fills.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+
 use engines::models::{Network, Store, default_dir};
-use engines::{Error, Golden, Port, Signature, cpu, detector, embedding, generator, golden, landmarks};
+use engines::{
+    Engine, Error, Golden, Port, Result, Shared, Signature, cpu, detector, embedding, generator, golden,
+    landmarks,
+};
 use kernels::Kernels;
-use kernels::cpu::Cpu;
+use kernels::cpu::{Cpu, Tensor};
 
 /// The default store, if it is complete.
 fn store() -> Store {
@@ -170,4 +176,70 @@ fn tensors_of_other_shapes() {
     // As many entries out as in.
     assert!(matches!(run(&[&right], &two), Err(Error::Runtime { .. })));
     run(&[&right], &points).unwrap();
+}
+
+/// Notes the most faces that any run had.
+struct Widest(Box<dyn Engine<Cpu>>, Arc<AtomicUsize>);
+
+impl Engine<Cpu> for Widest {
+    fn run(&mut self, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<()> {
+        self.1.fetch_max(inputs[0].shape()[0], Ordering::Relaxed);
+        self.0.run(inputs, outputs)
+    }
+}
+
+/// Pipelines whose faces go through the generator in one run get what each gets alone.
+#[test]
+fn faces_of_several_pipelines_in_one_run() {
+    const PIPELINES: usize = 4;
+    /// ONNX Runtime adds up in another order for another number of faces.
+    const TOLERANCE: f32 = 1e-4;
+    let store = store();
+    let (signature, onnx) = (generator::signature(128), store.load(Network::Generator).unwrap());
+    let runtime = runtime(&store);
+    let tensors = |pipeline: usize| {
+        let mut cpu = Cpu::default();
+        // One face or two, of noise that is this pipeline's own.
+        let faces = 1 + pipeline % 2;
+        let mut noise = |shape| {
+            let mut tensor = cpu.tensor(shape).unwrap();
+            for (i, value) in tensor.data_mut().iter_mut().enumerate() {
+                *value = ((i * (7 + pipeline)) % 251) as f32 / 125.0 - 1.0;
+            }
+            tensor
+        };
+        let inputs = [noise([faces, 3, 128, 128]), noise([faces, 128, 1, 1])];
+        let outputs = [noise([faces, 3, 128, 128]), noise([faces, 1, 128, 128])];
+        (inputs, outputs)
+    };
+    let mut alone = runtime.engine(&onnx, &signature).unwrap();
+    let widest = Arc::<AtomicUsize>::default();
+    let engine = Widest(runtime.engine(&onnx, &signature).unwrap(), widest.clone());
+    let shared = Shared::merging(Box::new(engine), &signature, PIPELINES).unwrap();
+    let wanted: Vec<_> = (0..PIPELINES)
+        .map(|pipeline| {
+            let ([face, target], mut outputs) = tensors(pipeline);
+            alone.run(&[&face, &target], &mut outputs).unwrap();
+            outputs
+        })
+        .collect();
+    let start = Barrier::new(PIPELINES);
+    std::thread::scope(|scope| {
+        for (pipeline, wanted) in wanted.iter().enumerate() {
+            let (mut shared, start) = (shared.clone(), &start);
+            scope.spawn(move || {
+                let ([face, target], mut outputs) = tensors(pipeline);
+                start.wait();
+                for _ in 0..10 {
+                    shared.run(&[&face, &target], &mut outputs).unwrap();
+                    for (got, wanted) in outputs.iter().zip(wanted) {
+                        let differences = got.data().iter().zip(wanted.data()).map(|(a, b)| (a - b).abs());
+                        let largest = differences.fold(0.0, f32::max);
+                        assert!(largest < TOLERANCE, "{largest}");
+                    }
+                }
+            });
+        }
+    });
+    assert!(widest.load(Ordering::Relaxed) > 2, "nobody ever went together");
 }

@@ -17,6 +17,17 @@ pub fn free_port() -> u16 {
         .port()
 }
 
+/// The unit that runs the program on a box.
+const UNIT: &str = include_str!("../../../cross/debian/persona.service");
+
+/// How the unit has glibc keep memory.
+fn memory() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let set = |line: &'static str| line.strip_prefix("Environment=")?.split_once('=');
+    UNIT.lines()
+        .filter_map(set)
+        .filter(|(name, _)| name.starts_with("MALLOC_"))
+}
+
 /// `persona serve` in the background, stopped with the test.
 pub struct Boxed {
     process: Child,
@@ -49,6 +60,7 @@ impl Boxed {
             .args(["serve", "--config"])
             .arg(&path)
             .env("STATE_DIRECTORY", folder)
+            .envs(memory())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
