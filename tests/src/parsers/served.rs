@@ -156,8 +156,12 @@ pub(super) fn rtsp(bytes: &[u8]) {
         return;
     }
     let answer = answer(SERVED.rtsp, bytes);
+    // What the request itself said stands in the answer's CSeq.
+    let own = answer.split(|byte| *byte == b'\n');
+    let own: Vec<_> = own.filter(|line| !line.starts_with(b"CSeq:")).collect();
+    let own = own.join(&b'\n');
     for inside in ["application/sdp", "\nsession:", "\ntransport:", "\nrtp-info:"] {
-        assert!(!has(&answer, inside), "{}", String::from_utf8_lossy(&answer));
+        assert!(!has(&own, inside), "{}", String::from_utf8_lossy(&answer));
     }
 }
 
