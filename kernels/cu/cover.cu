@@ -14,11 +14,13 @@ struct Patch {
     u32 pixel_spans, chroma_spans;
     /// How many of each.
     u32 pixel_rows, chroma_rows;
+    /// How much of the difference between its sides the fill shows, 0 to 1.
+    float contrast;
     /// Y, U, V left, right, above and below: `cover_sides` fills them in.
     float sides[4][3];
 };
 
-static_assert(sizeof(Span) == 4 && sizeof(Patch) == 80, "mirrored in layout.rs");
+static_assert(sizeof(Span) == 4 && sizeof(Patch) == 84, "mirrored in layout.rs");
 
 struct Interval {
     u32 start, end;
@@ -75,19 +77,24 @@ extern "C" __global__ void __launch_bounds__(256)
         if (number < half) sums[thread] += sums[thread + half];
     }
     __syncthreads();
-    if (thread >= 12) return;
+    if (thread >= 3) return;
     // Sums of bytes are exact in f32, in whatever order.
-    u32 side = thread / 3, channel = thread % 3;
+    u32 channel = thread;
     u32 sum = 0, total = 0;
     for (u32 k = 0; k < 4; ++k) {
         sum += part(sums[k * LATTICE], channel);
         total += part(sums[k * LATTICE], 3);
     }
-    u32 here = part(sums[side * LATTICE], 3);
     float grey = channel == 0 ? grey_y : channel == 1 ? grey_u : grey_v;
-    patch.sides[side][channel] = total == 0  ? grey
-                                 : here == 0 ? (float)sum / (float)total
-                                             : (float)part(sums[side * LATTICE], channel) / (float)here;
+    float colors[4], middle = 0.0f;
+    for (u32 k = 0; k < 4; ++k) {
+        u32 here = part(sums[k * LATTICE], 3);
+        colors[k] = total == 0  ? grey
+                    : here == 0 ? (float)sum / (float)total
+                                : (float)part(sums[k * LATTICE], channel) / (float)here;
+        middle += 0.25f * colors[k];
+    }
+    for (u32 k = 0; k < 4; ++k) patch.sides[k][channel] = middle + patch.contrast * (colors[k] - middle);
 }
 
 /// The colour at a position: half of it changes from left to right, half from top to bottom.

@@ -10,6 +10,11 @@ pub(crate) const SLATE: [f32; 3] = [40.0, 40.0, 40.0];
 /// RGB of a region without anything around it.
 pub(crate) const GREY: [f32; 3] = [96.0, 96.0, 96.0];
 
+/// Sides of a patch, in pixels: up to the first it is filled with one colour, from the second on the fill takes the whole
+/// difference of the colours around it. A fill that changes over a dozen pixels looks like a face's own shading.
+const FLAT: f32 = 32.0;
+const SHADED: f32 = 96.0;
+
 /// The furthest place of a region, in pixels: beyond it `f32` cannot say what lies inside.
 const FURTHEST: f32 = 1e7;
 
@@ -56,6 +61,12 @@ impl Patch {
             columns: left..(left + width).next_multiple_of(2),
             rows: top..(top + height).next_multiple_of(2),
         })
+    }
+
+    /// How much of the difference between the colours around it the patch's fill may show, 0 to 1.
+    pub(crate) fn contrast(&self) -> f32 {
+        let side = self.columns.len().min(self.rows.len()) as f32;
+        ((side - FLAT) / (SHADED - FLAT)).clamp(0.0, 1.0)
     }
 
     /// Whether the pixel lies in the patch's box.

@@ -159,7 +159,9 @@ pub fn export(options: &Options) -> Result<()> {
         found.accuracy
     );
     let mut recipe = found.recipe;
-    recipe.calibration = format!("{} faces of {}", samples.inputs.len(), calibrate.display());
+    // The set's name, not where it lies on this machine.
+    let set = calibrate.file_stem().unwrap_or_default().to_string_lossy();
+    recipe.calibration = format!("{} faces of {set}", samples.inputs.len());
     write("int8.onnx", &int8(&single, &recipe)?)?;
     write("int8.toml", recipe.text()?.as_bytes())?;
     println!("{}: {}", path("int8.onnx").display(), found.accuracy);

@@ -45,7 +45,9 @@ pub(super) fn cover(frame: &mut Frame<'_>, regions: &[Region], patches: &mut Vec
         }
     }
     for i in 0..patches.len() {
-        patches[i].sides = sides(frame, patches, i).unwrap_or([color.yuv(GREY); 4]);
+        let mut sides = sides(frame, patches, i).unwrap_or([color.yuv(GREY); 4]);
+        flatten(&mut sides, patches[i].patch.contrast());
+        patches[i].sides = sides;
     }
     for patch in patches.iter() {
         paint(frame, patch);
@@ -93,6 +95,16 @@ fn sides(frame: &Frame<'_>, patches: &[Shaded], i: usize) -> Option<[Yuv; 4]> {
         count => sums[side].map(|sum| sum / count),
     };
     (total > 0.0).then(|| std::array::from_fn(mean))
+}
+
+/// Brings the sides nearer to the colour in the middle, to `contrast` of their difference from it.
+fn flatten(sides: &mut [Yuv; 4], contrast: f32) {
+    for channel in 0..3 {
+        let middle: f32 = sides.iter().map(|side| 0.25 * side[channel]).sum();
+        for side in sides.iter_mut() {
+            side[channel] = middle + contrast * (side[channel] - middle);
+        }
+    }
 }
 
 fn pixel(planes: &Planes<'_>, x: usize, y: usize) -> Yuv {

@@ -243,6 +243,7 @@ pub(super) struct Patch {
     chroma_spans: u32,
     pixel_rows: u32,
     chroma_rows: u32,
+    contrast: f32,
     sides: [[f32; 3]; 4],
 }
 
@@ -258,6 +259,7 @@ impl Patch {
             chroma_spans: (spans + patch.pixel_rows()) as u32,
             pixel_rows: patch.pixel_rows() as u32,
             chroma_rows: patch.chroma_rows() as u32,
+            contrast: patch.contrast(),
             sides: [[0.0; 3]; 4],
         }
     }
@@ -267,5 +269,5 @@ impl Patch {
 const _: () = {
     assert!(size_of::<Color>() == 72 && size_of::<Frame>() == 120 && size_of::<Grid>() == 24);
     assert!(size_of::<Weights>() == 20 && size_of::<Scaling>() == 16 && size_of::<Placed>() == 884);
-    assert!(size_of::<Span>() == 4 && size_of::<Row>() == 8 && size_of::<Patch>() == 80);
+    assert!(size_of::<Span>() == 4 && size_of::<Row>() == 8 && size_of::<Patch>() == 84);
 };

@@ -724,6 +724,31 @@ pub fn cover_has_no_detail<P: Place>() {
     }
 }
 
+/// Over a dozen pixels the light of a wall behind, carried on through the fill, would look like a face's own shading.
+pub fn cover_of_a_small_face_has_one_color<P: Place>() {
+    for format in FORMATS {
+        let mut picture = Picture::noise((96, 80), HD, format, 0, 9);
+        // Dark on the left, bright on the right.
+        for (index, byte) in picture.planes[0].data.iter_mut().enumerate() {
+            *byte = (index % 96 * 2) as u8;
+        }
+        cover::<P>(&mut picture, &[Region::Box(Rect::new(40.0, 30.0, 14.0, 18.0))]);
+        let luma = &picture.planes[0].data;
+        let color = luma[30 * 96 + 40];
+        for y in 30..48 {
+            let row = &luma[y * 96 + 40..y * 96 + 54];
+            assert!(
+                row.iter().all(|byte| *byte == color),
+                "{format:?} row {y}: {row:?}"
+            );
+        }
+        assert!(
+            color.abs_diff(94) <= 4,
+            "{format:?}: {color} is not what lies around it"
+        );
+    }
+}
+
 pub fn cover_without_surroundings_is_grey<P: Place>() {
     for format in FORMATS {
         for rect in [Rect::new(0.0, 0.0, 50.0, 30.0), Rect::new(-1e6, -1e6, 3e6, 3e6)] {

@@ -29,6 +29,7 @@ macro_rules! suite {
                 blend_refuses_what_it_cannot_place
                 cover_depends_on_nothing_inside
                 cover_has_no_detail
+                cover_of_a_small_face_has_one_color
                 cover_without_surroundings_is_grey
                 cover_of_what_has_no_place_covers_the_frame
                 tiny_frames_work
