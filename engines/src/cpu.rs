@@ -11,7 +11,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use kernels::Kernels;
 use kernels::cpu::{Cpu, Tensor};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -20,7 +19,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use crate::shared::Batch;
+use crate::together::Gather;
 use crate::{Engine, Error, Port, Result, Shared, Signature};
 
 /// Most faces of several pipelines in one run. More take no less time each, and memory in ONNX Runtime for every number of
@@ -185,92 +184,31 @@ fn compare(signature: &Signature, kind: &str, wanted: &[Port], got: &[Outlet]) -
     signature.compare(kind, wanted, got, fits, describe)
 }
 
-/// Requests of several pipelines in memory of their own.
-struct Together {
-    kernels: Cpu,
-    inputs: Vec<Tensor>,
-    outputs: Vec<Tensor>,
-}
-
-impl Together {
-    /// Room for `most` entries of a network whose tensors have sizes of their own but for the number of entries. The
-    /// system gives the memory only when it is used.
-    fn new(signature: &Signature, most: usize) -> Result<Self> {
-        let mut kernels = Cpu::default();
-        let mut tensors = |ports: &[Port]| {
-            let shape = |port: &Port| {
-                let mut shape = [1; 4];
-                for (size, dim) in shape.iter_mut().zip(&port.dims) {
-                    *size = dim.unwrap_or(most);
-                }
-                shape
-            };
-            ports
-                .iter()
-                .map(|port| kernels.tensor(shape(port)))
-                .collect::<kernels::Result<Vec<_>>>()
-        };
-        let (inputs, outputs) = (tensors(&signature.inputs)?, tensors(&signature.outputs)?);
-        Ok(Self {
-            kernels,
-            inputs,
-            outputs,
-        })
-    }
-}
-
-impl Batch<Cpu> for Together {
-    fn entries(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Option<usize> {
-        let entries = inputs.first()?.shape()[0];
-        let fits = |own: &Tensor, other: &Tensor| {
-            other.shape()[0] == entries && other.shape()[1..] == own.shape()[1..]
-        };
-        let fits = (self.inputs.len(), self.outputs.len()) == (inputs.len(), outputs.len())
-            && self
-                .inputs
-                .iter()
-                .zip(inputs)
-                .all(|(own, other)| fits(own, other))
-            && self
-                .outputs
-                .iter()
-                .zip(outputs)
-                .all(|(own, other)| fits(own, other));
-        (fits && entries > 0).then_some(entries)
+impl Gather<Cpu> for Cpu {
+    fn place(&mut self) -> &mut Cpu {
+        self
     }
 
-    fn capacity(&self) -> usize {
-        self.inputs.first().map_or(0, Tensor::capacity)
+    fn shape(tensor: &Tensor) -> [usize; 4] {
+        tensor.shape()
     }
 
-    fn put(&mut self, first: usize, inputs: &[&Tensor]) -> Result<()> {
-        for (own, input) in self.inputs.iter_mut().zip(inputs) {
-            let start = first * own.entry_len();
-            self.kernels.resize_batch(own, first + input.shape()[0])?;
-            own.data_mut()[start..].copy_from_slice(input.data());
+    fn put(&self, from: &[&Tensor], first: usize, to: &mut [Tensor]) -> Result<()> {
+        for (from, to) in from.iter().zip(to) {
+            let start = first * to.entry_len();
+            to.data_mut()[start..start + from.data().len()].copy_from_slice(from.data());
         }
         Ok(())
     }
 
-    fn run(&mut self, engine: &mut dyn Engine<Cpu>) -> Result<()> {
-        let entries = self.inputs.first().map_or(0, |input| input.shape()[0]);
-        for output in &mut self.outputs {
-            self.kernels.resize_batch(output, entries)?;
-        }
-        match &*self.inputs {
-            [one] => engine.run(&[one], &mut self.outputs),
-            [one, two] => engine.run(&[one, two], &mut self.outputs),
-            // No network here has more; a list would be memory for every run.
-            inputs => engine.run(&inputs.iter().collect::<Vec<_>>(), &mut self.outputs),
-        }
+    fn in_order(&self, _: &Tensor, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        work()
     }
 
-    fn take(&self, first: usize, outputs: &mut [Tensor]) -> Result<()> {
-        for (own, output) in self.outputs.iter().zip(outputs) {
-            let (start, length) = (first * own.entry_len(), output.data().len());
-            output
-                .data_mut()
-                .copy_from_slice(&own.data()[start..start + length]);
+    fn take(&self, from: &[Tensor], first: usize, to: &mut [Tensor]) -> Result<()> {
+        for (from, to) in from.iter().zip(to) {
+            let (start, length) = (first * from.entry_len(), to.data().len());
+            to.data_mut().copy_from_slice(&from.data()[start..start + length]);
         }
         Ok(())
     }
@@ -283,8 +221,8 @@ impl Shared<Cpu> {
     /// # Errors
     /// [`Error::Kernels`] when memory is short or `most` is 0.
     pub fn merging(engine: Box<dyn Engine<Cpu>>, signature: &Signature, most: usize) -> Result<Self> {
-        let batch = || Together::new(signature, most).map(|batch| Box::new(batch) as Box<dyn Batch<Cpu>>);
-        Ok(Self::with(&signature.network, engine, vec![batch()?, batch()?]))
+        let groups = [Cpu::default(), Cpu::default()];
+        Self::gathering(engine, signature, most, groups)
     }
 }
 

@@ -67,6 +67,7 @@ mod precision;
 pub mod quantize;
 mod shared;
 mod signature;
+mod together;
 #[cfg(feature = "tensorrt")]
 pub mod trt;
 

@@ -12,10 +12,10 @@ use crate::{Engine, Error, Result};
 /// error, and whoever uses it covers, until the network is loaded anew.
 ///
 /// # Together
-/// Where the place can put tensors together ([`Shared::<Cpu>::merging`](Shared::merging)), those who wait behind each
-/// other share a turn: their faces go through the network in one run. Nobody waits for company. When a turn is over, whoever
-/// is waiting in the group whose turn it is goes with it, and who comes later is in the next one; so a pipeline still waits
-/// for one request of every other at most. A run that fails is an error for each who had a part in it.
+/// Where the place can put tensors together ([`Shared::<Cpu>::merging`](Shared::merging), and the GPU), those who wait
+/// behind each other share a turn: their faces go through the network in one run. Nobody waits for company. When a turn is
+/// over, whoever is waiting in the group whose turn it is goes with it, and who comes later is in the next one; so a pipeline
+/// still waits for one request of every other at most. A run that fails is an error for each who had a part in it.
 pub struct Shared<K: Kernels>(Arc<Inner<K>>);
 
 struct Inner<K: Kernels> {

@@ -8,12 +8,16 @@ use super::{Device, Key, Library, Plan, Plans, Profile, Recipe, Settings};
 use crate::admission::{self, Closeness};
 use crate::models::{Network, Store};
 use crate::{
-    Engine, Engines, Error, Golden, InputSize, Precision, Result, Shared, Signature, cpu, detector,
-    embedding, generator, golden, landmarks,
+    Engine, Engines, Error, Golden, InputSize, Precision, Result, Signature, cpu, detector, embedding,
+    generator, golden, landmarks,
 };
 
 /// The file beside the plans that says what was admitted last, for `persona check`.
 pub const REPORT: &str = "admission.txt";
+
+/// Most faces of several pipelines in one run: those at which the second profile of a plan is fast. They cost 28 MB, half of
+/// it on the device.
+const TOGETHER: usize = 8;
 
 /// What the networks of a box are made from.
 #[derive(Debug, Clone, Copy)]
@@ -136,14 +140,14 @@ impl Source<'_> {
         let mut admitted = |network: Network| {
             let admitted = self.admitted(network, side, reference, precision, kernels);
             let line = match &admitted {
-                Ok((_, admission)) => admission.to_string(),
+                Ok((.., admission)) => admission.to_string(),
                 Err(error) => error.to_string(),
             };
             match &admitted {
-                Ok((_, admission)) if admission.refused.is_empty() => log::info!("{line}"),
+                Ok((.., admission)) if admission.refused.is_empty() => log::info!("{line}"),
                 _ => log::warn!("{line}"),
             }
-            let (engine, admission) = match admitted {
+            let (engine, signature, admission) = match admitted {
                 Ok(admitted) => admitted,
                 Err(error) => {
                     self.report(&admissions, Some(&line))?;
@@ -151,7 +155,12 @@ impl Source<'_> {
                 }
             };
             admissions.push(admission);
-            Ok(Shared::new(&network.to_string(), K::in_turn(kernels, engine)?))
+            let most = match network {
+                // A picture at a time, each of its own size.
+                Network::Detector => 1,
+                _ => TOGETHER,
+            };
+            K::share(kernels, engine, &signature, most)
         };
         let engines = Engines {
             detector: admitted(Network::Detector)?,
@@ -177,7 +186,7 @@ impl Source<'_> {
         reference: &cpu::Runtime,
         precision: Precision,
         kernels: &mut K,
-    ) -> Result<(Box<dyn Engine<K>>, Admission)> {
+    ) -> Result<(Box<dyn Engine<K>>, Signature, Admission)> {
         let known = Known::of(network, self.store)?;
         let mut fp32 = reference.engine(&known.fp32, &known.signature)?;
         golden::admit(&mut Default::default(), fp32.as_mut(), &known.golden)?;
@@ -191,7 +200,7 @@ impl Source<'_> {
                         closeness,
                         refused,
                     };
-                    return Ok((engine, admission));
+                    return Ok((engine, known.signature, admission));
                 }
                 Err(error) => refused.push((*precision, error.to_string())),
             }

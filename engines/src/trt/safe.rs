@@ -11,7 +11,7 @@ use super::result::{self, Destroy, Refusal};
 use super::sys::{self, Dims64, Family, Version};
 use super::{Profile, operators};
 use crate::onnx::{Builder as Onnx, Dim};
-use crate::{Engine, Error, Port, Precision, Result, Signature};
+use crate::{Engine, Error, Port, Precision, Result, Shared, Signature};
 
 /// File names of the two libraries, newest first.
 const NAMES: [(&str, &str); 4] = [
@@ -381,7 +381,7 @@ fn compare(signature: &Signature, kind: &str, wanted: &[Port], got: &[Found]) ->
 /// # Safety
 /// What [`Device::address`] gives is the address, in the GPU's address space, of as many `f32` as [`Device::shape`] has, and
 /// stays so until everything that was enqueued on [`Device::stream`] before the tensor was dropped is done.
-/// [`Device::stream`] is a live CUDA stream of the process's current device. What [`Device::in_turn`] gives never lets two
+/// [`Device::stream`] is a live CUDA stream of the process's current device. What [`Device::share`] gives never lets two
 /// runs work at the same time.
 pub unsafe trait Device: Kernels {
     /// Where the tensor's values begin; `None` when they are not `f32`.
@@ -390,12 +390,18 @@ pub unsafe trait Device: Kernels {
     fn shape(tensor: &Self::Tensor) -> [usize; 4];
     /// The CUDA stream (`CUstream`) in whose order everything happens to the tensor.
     fn stream(tensor: &Self::Tensor) -> *mut c_void;
-    /// An engine for tensors of several streams: a run begins on the GPU when the one before is done, whatever stream that
-    /// one was on, because both work in the same memory.
+    /// A network for pipelines on streams of their own: a run begins on the GPU when the one before is done, whatever stream
+    /// that one was on, because both work in the same memory. Of a network whose inputs and outputs have one entry per face,
+    /// requests that wait for each other are put together, up to `most` faces in a run; 1 for any other network.
     ///
     /// # Errors
     /// [`Error::Kernels`] when the place has no means left.
-    fn in_turn(kernels: &mut Self, engine: Box<dyn Engine<Self>>) -> Result<Box<dyn Engine<Self>>>
+    fn share(
+        kernels: &mut Self,
+        engine: Box<dyn Engine<Self>>,
+        signature: &Signature,
+        most: usize,
+    ) -> Result<Shared<Self>>
     where
         Self: Sized;
 }

@@ -9,7 +9,8 @@ use super::*;
 use crate::models::{Network, Store, default_dir};
 use crate::onnx::{Builder as Onnx, Dim};
 use crate::{
-    Engine, Golden, InputSize, Precision, Signature, cpu, detector, embedding, generator, golden, landmarks,
+    Engine, Golden, InputSize, Precision, Shared, Signature, cpu, detector, embedding, generator, golden,
+    landmarks,
 };
 
 const LARGEST: InputSize = InputSize {
@@ -136,9 +137,14 @@ unsafe impl Device for Cpu {
         std::ptr::null_mut()
     }
 
-    fn in_turn(_kernels: &mut Cpu, engine: Box<dyn Engine<Cpu>>) -> crate::Result<Box<dyn Engine<Cpu>>> {
+    fn share(
+        _: &mut Cpu,
+        engine: Box<dyn Engine<Cpu>>,
+        signature: &Signature,
+        _: usize,
+    ) -> crate::Result<Shared<Cpu>> {
         // A run is done when it returns.
-        Ok(engine)
+        Ok(Shared::new(&signature.network, engine))
     }
 }
 

@@ -106,6 +106,49 @@ impl Order {
     pub fn end(&self, tensor: &Tensor) -> Result<()> {
         self.0.record(tensor.cuda_stream())
     }
+
+    /// Copies all entries in use of each of `from` into the tensor of the same number of `to`, which may be another place's,
+    /// from its entry `first` on: a piece of this order, on the stream of `from`. This order has to be dropped before `to`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] when an entry is not like those of `to`, or there are not so many in use;
+    /// [`crate::Error::Device`] when the GPU has failed.
+    pub fn put(&self, from: &[&Tensor], first: usize, to: &mut [Tensor]) -> Result<()> {
+        let Some(stream) = from.first().map(|tensor| tensor.cuda_stream().clone()) else {
+            return Ok(());
+        };
+        self.piece(&stream, || {
+            from.iter().zip(to).try_for_each(|(from, to)| {
+                from.is_of(&stream)?;
+                to.copy(first, from, 0, from.shape()[0], &stream)
+            })
+        })
+    }
+
+    /// Copies as many entries of each of `from`, beginning with its `first`, as the tensor of the same number of `to` has in
+    /// use: a piece of this order, on the stream of `to`. This order has to be dropped before `from`.
+    ///
+    /// # Errors
+    /// As [`Order::put`].
+    pub fn take(&self, from: &[Tensor], first: usize, to: &mut [Tensor]) -> Result<()> {
+        let Some(stream) = to.first().map(|tensor| tensor.cuda_stream().clone()) else {
+            return Ok(());
+        };
+        self.piece(&stream, || {
+            from.iter().zip(to).try_for_each(|(from, to)| {
+                to.is_of(&stream)?;
+                to.copy(0, from, first, to.shape()[0], &stream)
+            })
+        })
+    }
+
+    fn piece(&self, stream: &CudaStream, copies: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.0.hold(stream)?;
+        let copied = copies();
+        // Also after an error, which may have come when some copies were asked for.
+        self.0.record(stream)?;
+        copied
+    }
 }
 
 impl Drop for Order {

@@ -69,6 +69,35 @@ impl Buffer {
         .map_err(refused("copying to the device"))
     }
 
+    /// Asks `stream` for a copy of `bytes` of `from`, beginning at `start`, to this buffer, beginning at `at`. Both must stay
+    /// until the stream has done it; the callers see to the order with what else is asked of them.
+    pub(super) fn copy(
+        &self,
+        at: usize,
+        from: &Self,
+        start: usize,
+        bytes: usize,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        for (buffer, first) in [(self, at), (from, start)] {
+            if first.saturating_add(bytes) > buffer.bytes {
+                let range = first..first.saturating_add(bytes);
+                return Err(out_of_range("copying on the device", &range, buffer.bytes));
+            }
+        }
+        // SAFETY: both ranges were checked; that both stay is the callers' promise.
+        #[allow(unsafe_code)]
+        unsafe {
+            result::memcpy_dtod_async(
+                self.address + at as u64,
+                from.address + start as u64,
+                bytes,
+                stream.cu_stream(),
+            )
+        }
+        .map_err(refused("copying on the device"))
+    }
+
     /// Asks for a copy of the first `bytes` of this buffer to `to`, which must not be looked at before the stream has
     /// done it.
     pub(super) fn send(&self, to: &mut Pinned, bytes: usize) -> Result<()> {

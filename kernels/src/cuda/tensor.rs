@@ -112,7 +112,7 @@ impl Tensor {
         self.stream.cu_stream()
     }
 
-    pub(super) fn cuda_stream(&self) -> &CudaStream {
+    pub(super) fn cuda_stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
@@ -188,6 +188,36 @@ impl Tensor {
         self.written[entry] = wait;
         self.fetched = None;
         self.data.receive(&self.mirror, range)
+    }
+
+    /// Asks `stream` for a copy of `count` entries of `from`, beginning with its `first`, to the entries from `at` on. Both
+    /// tensors must stay until it is done, and the caller sees to the order.
+    pub(super) fn copy(
+        &mut self,
+        at: usize,
+        from: &Self,
+        first: usize,
+        count: usize,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let fits = self.shape[1..] == from.shape[1..]
+            && self.precision == from.precision
+            && at + count <= self.shape[0]
+            && first + count <= from.shape[0];
+        if !fits {
+            return Err(Error::Shape {
+                operation: "copy",
+                got: from.shape,
+                wanted: format!(
+                    "{count} entries from {first} on as those from {at} on of {:?}",
+                    self.shape
+                ),
+            });
+        }
+        self.fetched = None;
+        let entry = self.entry_len() * self.precision.bytes();
+        self.data
+            .copy(at * entry, &from.data, first * entry, count * entry, stream)
     }
 
     /// Asks for a copy of the used entries to where [`Self::values`] finds them after the wait with this number.

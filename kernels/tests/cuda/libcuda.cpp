@@ -12,6 +12,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -72,7 +73,7 @@ Kernel kernels[] = {
 };
 
 struct Stream {
-    std::vector<Work> work;
+    std::deque<Work> work;
 };
 /// A mark in a stream: passed once the stream has come to it.
 struct Event {
@@ -107,10 +108,13 @@ CUresult take(CUdeviceptr* address, usize bytes) {
     return OK;
 }
 
-void run(Stream* stream) {
-    std::vector<Work> work;
-    work.swap(stream->work);
-    for (Work& item : work) item();
+/// Does what a stream was asked for, in order: all of it, or no more than it takes to come to a mark.
+void run(Stream* stream, const bool* mark = nullptr) {
+    while (!stream->work.empty() && !(mark && *mark)) {
+        Work item = std::move(stream->work.front());
+        stream->work.pop_front();
+        item();
+    }
 }
 
 void note_wait() {
@@ -231,7 +235,7 @@ API cuEventSynchronize(Event* event) {
     IN_CONTEXT;
     note_wait();
     // A stream that is gone has come to all of its marks.
-    if (event->passed && !*event->passed) run(event->stream);
+    if (event->passed && !*event->passed) run(event->stream, event->passed.get());
     return broken ? ILLEGAL_ADDRESS : OK;
 }
 API cuStreamWaitEvent(Stream* stream, Event* event, unsigned flags) {
@@ -239,7 +243,7 @@ API cuStreamWaitEvent(Stream* stream, Event* event, unsigned flags) {
     if (flags != 0) return INVALID_VALUE;
     if (event->passed) {
         stream->work.push_back([passed = event->passed, other = event->stream] {
-            if (!*passed) run(other);
+            if (!*passed) run(other, passed.get());
             // Marks are made before they are waited for, so no two streams can wait for each other.
             if (!*passed) std::abort();
         });
@@ -288,6 +292,12 @@ API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, usize bytes, Stream* stream
     IN_CONTEXT;
     if (!is_ours(from, bytes)) return INVALID_VALUE;
     stream->work.push_back([=] { std::memcpy(to, reinterpret_cast<void*>(from), bytes); });
+    return OK;
+}
+API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, usize bytes, Stream* stream) {
+    IN_CONTEXT;
+    if (!is_ours(to, bytes) || !is_ours(from, bytes)) return INVALID_VALUE;
+    stream->work.push_back([=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); });
     return OK;
 }
 API cuMemsetD8Async(CUdeviceptr to, u8 value, usize bytes, Stream* stream) {
