@@ -542,6 +542,29 @@ fn a_lost_face_stays_covered_for_the_set_time() {
 }
 
 #[test]
+fn what_was_never_known_is_covered_below_a_replaced_face_and_a_known_one_above() {
+    let near = FACE;
+    let lost = Rect::new(170.0, 50.0, 40.0, 40.0);
+    let before = |luma| empty().with_face(lost, luma);
+    let now = empty().with_face(lost, UNSEEN).with_face(near, SURE);
+    let shown = |pictures: &[Picture]| {
+        let (mut shown, stats) = anonymized(&settings(), &Faults::default(), pictures);
+        (shown.pop().unwrap(), stats)
+    };
+    let (alone, _) = shown(std::slice::from_ref(&now));
+    let inside = Rect::new(172.0, 68.0, 10.0, 18.0);
+    let outside = Rect::new(201.0, 52.0, 8.0, 36.0);
+    for (luma, is_below) in [(UNSURE, true), (SURE, false)] {
+        let (shown, stats) = shown(&[before(luma), now.clone()]);
+        assert_eq!(stats.covered(Reason::Coasting), 1, "{stats}");
+        // A twentieth of what lies below a face shows through.
+        assert_eq!(shown.mean_difference(&alone, &inside) < 8.0, is_below, "{luma}");
+        assert!(shown.mean_difference(&now, &inside) > 60.0, "{luma}");
+        assert!(shown.mean_difference(&now, &outside) > 4.0, "{luma}");
+    }
+}
+
+#[test]
 fn a_frame_that_could_not_be_searched_ends_no_track() {
     let picture = empty().with_face(FACE, SURE);
     let gone = empty().with_face(FACE, UNSEEN);

@@ -55,6 +55,8 @@ struct Face {
     /// Where the place says how much of the face its mask covers: run of the generator, and entry.
     judged: Option<(usize, usize)>,
     replaced: bool,
+    /// Whether it is covered already, below the faces that are replaced.
+    is_below: bool,
 }
 
 impl Face {
@@ -385,6 +387,7 @@ impl<K: Kernels> Anonymize<K> {
             input: None,
             judged: None,
             replaced: false,
+            is_below: false,
         }));
         if let Some(most) = self.most_replaced {
             // Tracks come oldest first, so that it is the same faces from frame to frame.
@@ -396,7 +399,7 @@ impl<K: Kernels> Anonymize<K> {
         let mut sound = self.locate(frame, time, clock);
         self.plan_verification(time);
         sound &= self.identify(frame, clock);
-        sound &= self.replace(frame, clock);
+        sound &= self.replace(frame, policy, clock);
         self.ask_outputs(frame, clock);
         let start = Instant::now();
         if self.cover_the_rest(frame, policy)? {
@@ -651,7 +654,7 @@ impl<K: Kernels> Anonymize<K> {
 
     /// Generates the chosen faces and blends them in. Far faces come first, so that the nearer of two that overlap
     /// lies on top, in every frame alike.
-    fn replace(&mut self, frame: &mut K::Frame<'_>, clock: &Clock<'_>) -> bool {
+    fn replace(&mut self, frame: &mut K::Frame<'_>, policy: Policy, clock: &Clock<'_>) -> bool {
         self.choose(clock);
         let faces = &self.faces;
         self.chosen.sort_unstable_by(|&a, &b| {
@@ -673,6 +676,7 @@ impl<K: Kernels> Anonymize<K> {
             generating += start.elapsed();
             let start = Instant::now();
             let blended = generated.and_then(|()| {
+                self.cover_phantoms(frame, policy)?;
                 let (image, mask) = (self.generator.image(), self.generator.mask());
                 Ok(self.kernels.blend(frame, &self.placements, image, mask)?)
             });
@@ -820,10 +824,36 @@ impl<K: Kernels> Anonymize<K> {
         read.is_ok()
     }
 
-    /// Covers every face that was not replaced; `false` when there is nothing to cover. Comes last, so that no blend can
-    /// bring anything back.
+    /// Covers what is not seen any more and never looked like a face to the landmark network, so that no identity is
+    /// known of it. It is covered for as long as any other lost face, but below the faces that are replaced: such phantoms
+    /// are mostly parts of a near face, and a cover on top of that would hide the new face. What a blend leaves of the
+    /// pixels below it is the cover, never the picture.
+    fn cover_phantoms(&mut self, frame: &mut K::Frame<'_>, policy: Policy) -> kernels::Result<()> {
+        let memories = &self.memories;
+        let is_known = |face: &Face| {
+            let mut memories = memories.iter();
+            memories.any(|memory| memory.id == face.track.id && memory.embedding.is_some())
+        };
+        let is_phantom =
+            |face: &Face| face.candidate == Err(Reason::Coasting) && !face.is_below && !is_known(face);
+        let phantoms = self.faces.iter().filter(|face| is_phantom(face));
+        self.regions.clear();
+        self.regions.extend(phantoms.map(|face| face.region(policy)));
+        if self.regions.is_empty() {
+            return Ok(());
+        }
+        self.kernels.cover(frame, &self.regions)?;
+        // Only now: what could not be covered here is covered with the rest.
+        for face in &mut self.faces {
+            face.is_below |= is_phantom(face);
+        }
+        Ok(())
+    }
+
+    /// Covers every other face that was not replaced; `false` when there is nothing to cover. Comes last, so that no
+    /// blend can bring anything back.
     fn cover_the_rest(&mut self, frame: &mut K::Frame<'_>, policy: Policy) -> kernels::Result<bool> {
-        let rest = self.faces.iter().filter(|face| !face.replaced);
+        let rest = self.faces.iter().filter(|face| !face.replaced && !face.is_below);
         self.regions.clear();
         self.regions.extend(rest.map(|face| face.region(policy)));
         self.regions.extend(self.zones.masks());

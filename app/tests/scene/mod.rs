@@ -74,6 +74,15 @@ impl Picture {
         changed as f32 / all as f32
     }
 
+    /// Mean distance of the luma in `region` from `before`'s, 0 to 255.
+    pub fn mean_difference(&self, before: &Picture, region: &Rect) -> f32 {
+        let distances: Vec<f32> = pixels(region, self.width, self.height)
+            .map(|(x, y)| y * self.width + x)
+            .map(|index| f32::from(self.planes[0][index].abs_diff(before.planes[0][index])))
+            .collect();
+        distances.iter().sum::<f32>() / distances.len() as f32
+    }
+
     /// Whether nothing but `region` differs from `before`.
     pub fn differs_only_in(&self, before: &Picture, region: &Rect) -> bool {
         let pairs = self.planes[0].iter().zip(&before.planes[0]).enumerate();
