@@ -7,7 +7,7 @@ use engines::models::Store;
 use gstreamer as gst;
 
 use crate::run::REQUIREMENTS;
-use crate::serve::config::{Config, Secret, Source};
+use crate::serve::config::{Certificate, Config, Secret, Source};
 
 /// Whether something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +100,20 @@ pub fn configured(config: &Config) -> Vec<Row> {
             password(&user.password_file, Secret::LEAST),
         ));
     }
-    if let Some(tls) = &config.rtsp.tls {
-        rows.push(row("TLS certificate".into(), readable(&tls.certificate)));
-        rows.push(row("TLS key".into(), readable(&tls.key)));
+    for (place, tls) in [("streams", &config.rtsp.tls), ("page", &config.page.tls)] {
+        if let Some(tls) = tls {
+            let found = Certificate::read(tls)
+                .map(|_| format!("{}, and its key", tls.certificate.display()))
+                .map_err(|error| error.to_string());
+            rows.push(row(format!("certificate of the {place}"), found));
+        }
+    }
+    if config.page.is_in_the_clear() {
+        rows.push(Row {
+            what: "certificate of the page".into(),
+            state: State::Unused,
+            note: crate::serve::in_the_clear(&config.page),
+        });
     }
     for camera in config.cameras() {
         let source = match &camera.source {

@@ -5,9 +5,16 @@ mod clip;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boxed::{Boxed, free_port, password};
+use boxed::{Boxed, free_port, metric, password};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// An answer.
 struct Answer {
@@ -45,15 +52,19 @@ fn connect(port: u16) -> TcpStream {
 fn send(port: u16, request: &[u8]) -> Answer {
     let mut stream = connect(port);
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.write_all(request).unwrap();
+    exchange(&mut stream, request).unwrap()
+}
+
+fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> std::io::Result<Answer> {
+    stream.write_all(request)?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
+    stream.read_to_end(&mut bytes)?;
     let end = bytes
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
         .unwrap_or(bytes.len());
     let headers = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    Answer {
+    Ok(Answer {
         status: headers
             .split(' ')
             .nth(1)
@@ -61,10 +72,14 @@ fn send(port: u16, request: &[u8]) -> Answer {
             .unwrap_or(0),
         headers,
         body: bytes.get(end + 4..).unwrap_or_default().to_vec(),
-    }
+    })
 }
 
 fn request(port: u16, line: &str, headers: &[&str], body: &str) -> Answer {
+    send(port, &written(port, line, headers, body))
+}
+
+fn written(port: u16, line: &str, headers: &[&str], body: &str) -> Vec<u8> {
     let host = format!("Host: 127.0.0.1:{port}");
     let host = if headers.iter().any(|header| header.starts_with("Host:")) {
         ""
@@ -83,7 +98,58 @@ fn request(port: u16, line: &str, headers: &[&str], body: &str) -> Answer {
         "Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     ));
-    send(port, lines.join("\r\n").as_bytes())
+    lines.join("\r\n").into_bytes()
+}
+
+/// Makes a certificate of this machine's own, with its key; the same name makes another one.
+fn certificate(folder: &Path, name: &str) {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .args(["-nodes", "-days", "1", "-subj", "/CN=box"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.crt")])
+        .current_dir(folder)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.unwrap().success());
+}
+
+/// A browser that trusts one certificate and nothing else.
+fn trusting(certificate: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(certificate).unwrap())
+        .unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// As [`request`], over TLS.
+fn https(
+    browser: &Arc<ClientConfig>,
+    port: u16,
+    line: &str,
+    headers: &[&str],
+    body: &str,
+) -> std::io::Result<Answer> {
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connection = ClientConnection::new(browser.clone(), name).unwrap();
+    exchange(
+        &mut StreamOwned::new(connection, connect(port)),
+        &written(port, line, headers, body),
+    )
 }
 
 const PASSWORD: &str = "operator-secret";
@@ -112,15 +178,18 @@ fn log_in(port: u16) -> (String, String) {
     (cookie, csrf.expect("a token").to_owned())
 }
 
-fn start(folder: &std::path::Path) -> (Boxed, u16) {
+fn config(rtsp: u16, page: u16, more: &str) -> String {
+    format!(
+        "site = \"Town hall\"\n[rtsp]\nlisten = \"127.0.0.1:{rtsp}\"\n[page]\nlisten = \"127.0.0.1:{page}\"\n\
+         [page.user]\nname = \"olga\"\npassword_file = \"operator.password\"\n{more}\
+         [[camera]]\nname = \"hall\"\nsource = \"test\"\n"
+    )
+}
+
+fn start(folder: &Path) -> (Boxed, u16) {
     password(folder, "operator.password", PASSWORD);
     let (rtsp, page) = (free_port(), free_port());
-    let config = format!(
-        "site = \"Town hall\"\n[rtsp]\nlisten = \"127.0.0.1:{rtsp}\"\n[page]\nlisten = \"127.0.0.1:{page}\"\n\
-         [page.user]\nname = \"olga\"\npassword_file = \"operator.password\"\n\
-         [[camera]]\nname = \"hall\"\nsource = \"test\"\n"
-    );
-    (Boxed::start(folder, rtsp, &config), page)
+    (Boxed::start(folder, rtsp, &config(rtsp, page, "")), page)
 }
 
 fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
@@ -338,6 +407,105 @@ fn strangers_guessers_and_nonsense_are_turned_away() {
         metrics.contains("persona_page_logins_total{result=\"limited\"} 1"),
         "{metrics}"
     );
+}
+
+#[test]
+fn idle_connections_keep_the_operator_out_for_a_moment_only() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, port) = start(dir.path());
+    let mut idle: Vec<_> = (0..200).map(|_| connect(port)).collect();
+    let start = Instant::now();
+    // Resets and empty answers until there is a place again.
+    let get = written(port, "GET /login", &[], "");
+    while exchange(&mut connect(port), &get).map_or(0, |answer| answer.status) != 200 {
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "the operator is kept out"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(metric(port, "persona_page_turned_away_total", "") >= 136.0);
+    for stream in &mut idle {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let end = stream.read(&mut [0]);
+        assert!(
+            !matches!(&end, Ok(1..)) && start.elapsed() < Duration::from_secs(15),
+            "{end:?}"
+        );
+    }
+}
+
+#[test]
+fn with_a_certificate_the_page_is_served_over_tls_only() {
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    password(dir.path(), "operator.password", PASSWORD);
+    let (rtsp, port) = (free_port(), free_port());
+    certificate(dir.path(), "box");
+    let path = dir.path().join("box.crt");
+    let text = config(
+        rtsp,
+        port,
+        "[page.tls]\ncertificate = \"box.crt\"\nkey = \"box.key\"\n",
+    );
+    let server = Boxed::start(dir.path(), rtsp, &text);
+    let browser = trusting(&path);
+    let mut silent = connect(port);
+    let opened = Instant::now();
+
+    let door = https(&browser, port, "GET /login", &[], "").unwrap();
+    assert_eq!(
+        (door.status, door.header("strict-transport-security")),
+        (200, Some("max-age=31536000"))
+    );
+    let clear = exchange(&mut connect(port), &written(port, "GET /login", &[], ""));
+    assert!(
+        clear.map_or(true, |answer| answer.status == 0),
+        "an answer without TLS"
+    );
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let log_in = |scheme: &str| {
+        let origin = format!("Origin: {scheme}://127.0.0.1:{port}");
+        let body = format!("name=olga&password={PASSWORD}");
+        https(&browser, port, "POST /login", &[&origin, form], &body).unwrap()
+    };
+    assert_eq!(log_in("http").status, 403);
+    let answer = log_in("https");
+    let cookie = answer.header("set-cookie").expect("a session");
+    assert!(
+        cookie.contains("HttpOnly") && cookie.ends_with("; Secure"),
+        "{cookie}"
+    );
+    let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
+    let status = |browser| https(browser, port, "GET /api/status", &[&cookie], "");
+    assert_eq!(status(&browser).unwrap().status, 200);
+
+    // Half a renewal is refused, a whole one taken over; the session goes on.
+    let key = dir.path().join("box.key");
+    let old = std::fs::read(&key).unwrap();
+    certificate(dir.path(), "box");
+    let new = std::fs::read(&key).unwrap();
+    std::fs::write(&key, old).unwrap();
+    server.reload(&text);
+    wait_until("the refusal is told", || {
+        status(&browser)
+            .unwrap()
+            .text()
+            .contains("box.key: this is not the key of the certificate")
+    });
+    std::fs::write(&key, new).unwrap();
+    server.reload(&text);
+    let browser_after = trusting(&path);
+    wait_until("the new certificate is served", || status(&browser_after).is_ok());
+    assert_eq!(status(&browser_after).unwrap().status, 200);
+    assert!(status(&browser).is_err(), "the old certificate is still served");
+
+    // Who never begins the handshake is cut off.
+    silent.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    assert!(opened.elapsed() < Duration::from_secs(20));
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

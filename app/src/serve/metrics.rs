@@ -270,6 +270,11 @@ impl Metrics {
             ([("result", "wrong")], visits.wrong),
             ([("result", "limited")], visits.limited),
         ];
+        writer.counter(
+            "page_turned_away",
+            "Connections closed at once because there were as many as there may be",
+            visits.turned_away,
+        )?;
         writer.counters("page_logins", "Logins to the page", logins)
     }
 

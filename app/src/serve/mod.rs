@@ -38,7 +38,7 @@ use crate::networks::Pool;
 use crate::panel::{self, Panel};
 use crate::rtsp::{Feed, Listen, Server};
 use camera::Supervisor;
-use config::{Authentication, Camera, Config, Secret};
+use config::{Authentication, Camera, Certificate, Config, Secret};
 use output::{Output, WAITING};
 use site::{Served, Site};
 use status::{Health, Lost};
@@ -69,7 +69,10 @@ pub enum Error {
     /// A password cannot be used.
     #[error(transparent)]
     Password(#[from] config::Unusable),
-    /// The certificate or its key cannot be used.
+    /// A certificate or its key cannot be used.
+    #[error(transparent)]
+    UnusableCertificate(#[from] config::UnusableCertificate),
+    /// The certificate or its key cannot be used for streams.
     #[error("{certificate}, {key}: cannot serve with this certificate: {reason}", certificate = certificate.display(), key = key.display())]
     Certificate {
         /// The certificate.
@@ -141,7 +144,7 @@ struct Running {
     networks: Arc<Pool>,
     site: Arc<Site>,
     streams: Vec<Stream>,
-    _page: page::Server,
+    page: page::Server,
 }
 
 /// A stream's threads.
@@ -160,8 +163,7 @@ impl Running {
     fn start(config: Config, text: String, options: &panel::Options) -> Result<Self, Error> {
         // Every password is read before anything is opened.
         let logins = config.cameras().map(login_of).collect::<Result<Vec<_>, _>>()?;
-        let operator = config.page.user.as_ref();
-        let operator = operator.map(|user| login(user, Secret::LEAST)).transpose()?;
+        let settings = page::Settings::read(&config.page)?;
         let networks = Arc::new(Pool::load(config.networks.choice())?);
         let server = Server::start(listen(&config)?).map_err(|error| Error::Rtsp {
             listen: config.rtsp.listen,
@@ -191,11 +193,9 @@ impl Running {
             })
             .collect::<Result<Vec<_>, _>>()?;
         site.set_streams(streams.iter().map(|stream| stream.served.clone()).collect(), text);
-        let settings = page::Settings {
-            listen: config.page.listen,
-            hosts: config.page.hosts.clone(),
-            operator,
-        };
+        if config.page.is_in_the_clear() {
+            site.events.note("page", in_the_clear(&config.page));
+        }
         let page = page::Server::start(settings, site.clone()).map_err(|source| Error::Page {
             listen: config.page.listen,
             source,
@@ -205,7 +205,7 @@ impl Running {
             networks,
             site,
             streams,
-            _page: page,
+            page,
         })
     }
 }
@@ -233,6 +233,14 @@ fn address(config: &Config, server: &Server, mount: &str) -> String {
     format!("{scheme}://{host}{mount}")
 }
 
+/// What an operator should know of a page that others on the way can read.
+pub(crate) fn in_the_clear(page: &config::Page) -> String {
+    format!(
+        "page.listen: {} is served without TLS: others in the network can read its password and pictures; add [page.tls]",
+        page.listen
+    )
+}
+
 /// Who the box is to a camera.
 fn login_of(camera: &Camera) -> Result<Option<(String, Secret)>, Error> {
     camera.user.as_ref().map(|user| login(user, 1)).transpose()
@@ -251,6 +259,7 @@ fn listen(config: &Config) -> Result<Listen, Error> {
         .map(|user| login(user, Secret::LEAST).map(|(name, password)| (name, password.reveal().to_owned())))
         .collect::<Result<_, _>>()?;
     let certificate = |tls: &config::Tls| {
+        Certificate::read(tls)?;
         gio::TlsCertificate::from_files(&tls.certificate, &tls.key).map_err(|error| Error::Certificate {
             certificate: tls.certificate.clone(),
             key: tls.key.clone(),

@@ -1,6 +1,6 @@
 //! A changed configuration, taken over by a box at work: whole, or not at all.
 //!
-//! The file is read and checked, and every password that it names is read, before anything changes. Streams that are the
+//! The file is read and checked, and every password and certificate that it names, before anything changes. Streams that are the
 //! same are not touched. A stream in which nothing changed but what is done with faces goes on with the same connection:
 //! the new rules hold from one frame to the next. Any other change of a camera starts its stream anew, and viewers who
 //! stay see a slate meanwhile.
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::config::{self, Camera, Config};
 use super::site::Served;
-use super::{Error, Running, Stream, login_of, served};
+use super::{Error, Running, Stream, login_of, page, served};
 
 /// Why a configuration is not taken over; one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ fn fixed(before: &Config, after: &Config) -> Option<&'static str> {
         ("site", before.site != after.site),
         ("networks", before.networks != after.networks),
         ("rtsp", before.rtsp != after.rtsp),
-        ("page", before.page != after.page),
+        ("page.listen", before.page.listen != after.page.listen),
         ("report", before.report != after.report),
     ]
     .into_iter()
@@ -94,6 +94,7 @@ impl Running {
             return Err(Refused::Restart(part));
         }
         let logins = config.cameras().map(login_of).collect::<Result<Vec<_>, _>>()?;
+        let page = page::Settings::read(&config.page)?;
 
         let mut before = std::mem::take(&mut self.streams);
         let (mut words, mut after) = (Vec::new(), Vec::new());
@@ -168,6 +169,9 @@ impl Running {
         }
         let served = self.streams.iter().map(|stream| stream.served.clone());
         self.site.set_streams(served.collect(), text);
+        if self.page.set(page) {
+            words.push("page changed".into());
+        }
         self.config = config;
         Ok(if words.is_empty() {
             "nothing has changed".into()
@@ -217,11 +221,13 @@ mod tests {
         let camera = "[[camera]]\nname = \"hall\"\nsource = \"test\"\n";
         let before = config(camera);
         assert_eq!(fixed(&before, &config(&format!("# a remark\n{camera}"))), None);
+        let page = "[page]\nhosts = [\"a.example\"]\n[page.tls]\ncertificate = \"a\"\nkey = \"b\"\n";
+        assert_eq!(fixed(&before, &config(&format!("{page}{camera}"))), None);
         for (more, part) in [
             ("site = \"Town hall\"\n", "site"),
             ("[networks]\nthreads = 2\n", "networks"),
             ("[rtsp]\nmost_viewers = 2\n", "rtsp"),
-            ("[page]\nhosts = [\"a.example\"]\n", "page"),
+            ("[page]\nlisten = \"127.0.0.1:81\"\n", "page.listen"),
             ("[report]\nkeep = 2\n", "report"),
         ] {
             assert_eq!(fixed(&before, &config(&format!("{more}{camera}"))), Some(part));

@@ -5,6 +5,7 @@
 //! that the configuration can be shown to anybody. Relative paths count from the configuration's folder.
 
 mod address;
+mod certificate;
 mod secret;
 mod text;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 pub use address::{Mount, Name, Source};
+pub use certificate::{Certificate, UnusableCertificate};
 pub use secret::{Secret, Unusable};
 
 use super::report::default_folder;
@@ -156,7 +158,7 @@ pub enum Authentication {
     Basic,
 }
 
-/// `[rtsp.tls]`
+/// `[rtsp.tls]` and `[page.tls]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
@@ -186,8 +188,17 @@ pub struct Page {
     pub public: bool,
     /// Names under which browsers may ask for the page, beside the address itself.
     pub hosts: Vec<String>,
+    /// Certificate and private key (PEM) for `https://`.
+    pub tls: Option<Tls>,
     /// Who may log in; without one there is telemetry but no page.
     pub user: Option<User>,
+}
+
+impl Page {
+    /// Whether what operators see and type goes through a network in the clear.
+    pub fn is_in_the_clear(&self) -> bool {
+        !self.listen.ip().is_loopback() && self.tls.is_none()
+    }
 }
 
 impl Default for Page {
@@ -196,6 +207,7 @@ impl Default for Page {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
             public: false,
             hosts: Vec::new(),
+            tls: None,
             user: None,
         }
     }
@@ -535,7 +547,7 @@ impl Config {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
         resolve(&mut self.networks.folder);
         resolve(&mut self.report.folder);
-        if let Some(tls) = &mut self.rtsp.tls {
+        for tls in self.rtsp.tls.iter_mut().chain(&mut self.page.tls) {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
         }
@@ -642,7 +654,8 @@ mod tests {
         assert_eq!(config.camera.len(), 1);
         let config = parse(&everything()).unwrap();
         let camera = config.cameras().next().unwrap();
-        assert!(camera.recording.is_some() && camera.user.is_some() && config.rtsp.tls.is_some());
+        assert!(camera.recording.is_some() && camera.user.is_some());
+        assert!(config.rtsp.tls.is_some() && config.page.tls.is_some());
     }
 
     #[test]
@@ -658,6 +671,7 @@ mod tests {
             ("rtsp.tls", "[rtsp.tls]\nzz = 1".to_owned()),
             ("rtsp.user", user.to_owned()),
             ("page", "[page]\nzz = 1".to_owned()),
+            ("page.tls", "[page.tls]\nzz = 1".to_owned()),
             ("report", "[report]\nzz = 1".to_owned()),
             ("camera", "[[camera]]\nzz = 1".to_owned()),
             ("camera.faces", format!("{CAMERA}[camera.faces]\nzz = 1")),

@@ -63,6 +63,11 @@ impl Login {
         }
     }
 
+    /// Whether this is the door of an operator with this name and password.
+    pub(super) fn is_of(&self, name: &str, password: &Secret) -> bool {
+        self.name == name && self.password == *password
+    }
+
     /// Somebody at `from` says that they are the operator.
     ///
     /// # Errors

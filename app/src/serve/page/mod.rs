@@ -12,25 +12,27 @@
 //! * Sessions are random tokens in a cookie that scripts cannot read and other sites cannot send; they end after half an
 //!   hour of rest and half a day at the latest. Five wrong passwords from an address within a minute close it for a minute.
 //! * What changes something is a POST whose origin is the page's own and that carries the session's token.
+//! * Connections are counted and timed: [`connections`]. With a certificate they are TLS, and nothing else is answered.
 //! * The preview is what viewers see: it is taken on the way to the encoder. No path leads to the camera's picture.
 //!
 //! hyper reads the requests: it is the most used HTTP implementation in Rust and fuzzed; see docs/architecture.md.
 
+mod connections;
 mod login;
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Form, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Form, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use board::Press;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
@@ -38,11 +40,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::config::Secret;
+use super::config::{self, Certificate, Secret};
 use super::metrics;
 use super::site::{Served, Site};
 use super::status::{Count, Health};
+use super::{Error, login as operator};
 use crate::pipeline::{Reason, Stage};
+use connections::{Limits, Peer};
 use login::{Login, Verdict};
 
 /// Largest body of a request.
@@ -60,6 +64,7 @@ pub(super) struct Visits {
     logins: AtomicU64,
     wrong: AtomicU64,
     limited: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 /// [`Visits`] at one moment.
@@ -69,6 +74,7 @@ pub(super) struct VisitCounts {
     pub(super) logins: u64,
     pub(super) wrong: u64,
     pub(super) limited: u64,
+    pub(super) turned_away: u64,
 }
 
 impl Visits {
@@ -80,6 +86,7 @@ impl Visits {
             logins: load(&self.logins),
             wrong: load(&self.wrong),
             limited: load(&self.limited),
+            turned_away: load(&self.turned_away),
         }
     }
 }
@@ -92,22 +99,67 @@ fn count(counter: &AtomicU64) {
 struct Page {
     site: Arc<Site>,
     visits: Arc<Visits>,
-    /// `None` without an operator: there is no page then.
-    login: Option<Login>,
-    /// Host names to which it answers, beside addresses and `localhost`.
-    hosts: Vec<String>,
+    access: RwLock<Arc<Access>>,
 }
 
-/// How to serve the page.
+/// Who is let in, and how.
+struct Access {
+    /// `None` without an operator: there is no page then.
+    login: Option<Arc<Login>>,
+    /// Host names to which it answers, beside addresses and `localhost`.
+    hosts: Vec<String>,
+    certificate: Option<Certificate>,
+}
+
+impl Page {
+    fn access(&self) -> Arc<Access> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How to serve the page: its configuration, and every file that this names.
 pub(super) struct Settings {
-    pub(super) listen: SocketAddr,
-    pub(super) hosts: Vec<String>,
+    listen: SocketAddr,
+    hosts: Vec<String>,
     /// Name and password of the operator.
-    pub(super) operator: Option<(String, Secret)>,
+    operator: Option<(String, Secret)>,
+    certificate: Option<Certificate>,
+}
+
+impl Settings {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub(super) fn read(page: &config::Page) -> Result<Self, Error> {
+        let user = page.user.as_ref().map(|user| operator(user, Secret::LEAST));
+        Ok(Self {
+            listen: page.listen,
+            hosts: page.hosts.clone(),
+            operator: user.transpose()?,
+            certificate: page.tls.as_ref().map(Certificate::read).transpose()?,
+        })
+    }
+
+    /// Sessions of `before` go on when the operator is the same.
+    fn access(self, before: Option<&Access>) -> Access {
+        let login = self.operator.map(|(name, password)| {
+            before
+                .and_then(|before| before.login.clone())
+                .filter(|login| login.is_of(&name, &password))
+                .unwrap_or_else(|| Arc::new(Login::new(name, password)))
+        });
+        Access {
+            login,
+            hosts: self.hosts,
+            certificate: self.certificate,
+        }
+    }
 }
 
 /// The page's thread; dropping it ends it.
 pub(super) struct Server {
+    page: Arc<Page>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -124,32 +176,46 @@ impl Server {
             .enable_all()
             .max_blocking_threads(2)
             .build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
         let page = Arc::new(Page {
             site,
             visits: Arc::default(),
-            login: settings
-                .operator
-                .map(|(name, password)| Login::new(name, password)),
-            hosts: settings.hosts,
+            access: RwLock::new(Arc::new(settings.access(None))),
         });
         let (stop, stopped) = oneshot::channel::<()>();
+        let served = page.clone();
         let thread = std::thread::Builder::new().name("page".into()).spawn(move || {
-            let served = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let service = router(page).into_make_service_with_connect_info::<SocketAddr>();
+            let router = router(served.clone());
+            let tls = || served.access().certificate.as_ref().map(Certificate::server);
+            runtime.block_on(async {
                 tokio::select! {
-                    served = std::future::IntoFuture::into_future(axum::serve(listener, service)) => served,
-                    _ = stopped => Ok(()),
+                    () = connections::serve(listener, router, Limits::BOX, tls, &served.visits.turned_away) => (),
+                    _ = stopped => (),
                 }
             });
-            if let Err(error) = served {
-                log::error!("the page has ended: {error}");
-            }
         })?;
         Ok(Self {
+            page,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Takes over other settings for every request and connection from now on, all but the address; says whether
+    /// anything is different.
+    pub(super) fn set(&self, settings: Settings) -> bool {
+        let before = self.page.access();
+        let after = settings.access(Some(&before));
+        let same_login = match (&before.login, &after.login) {
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+            (before, after) => before.is_none() && after.is_none(),
+        };
+        let same = same_login && before.hosts == after.hosts && before.certificate == after.certificate;
+        *self.page.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        !same
     }
 }
 
@@ -194,11 +260,9 @@ fn router(page: Arc<Page>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
-    let pages = if page.login.is_some() {
-        operator.merge(everybody)
-    } else {
-        Router::new()
-    };
+    let pages = operator
+        .merge(everybody)
+        .route_layer(axum::middleware::from_fn_with_state(page.clone(), with_operator));
     pages
         .merge(telemetry)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -213,7 +277,9 @@ fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
 /// Looks at every request before anything else does, and at every answer after everything else.
 async fn guard(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
     count(&page.visits.requests);
-    let mut response = match refusal(&page, &request) {
+    let access = page.access();
+    let tls = request.extensions().get::<Peer>().is_some_and(|peer| peer.tls);
+    let mut response = match refusal(&access, &request, tls) {
         Some(reason) => {
             count(&page.visits.refused);
             (StatusCode::FORBIDDEN, reason).into_response()
@@ -247,19 +313,28 @@ async fn guard(State(page): State<Arc<Page>>, request: Request, next: Next) -> R
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    if tls {
+        // A browser forgets it with a certificate that it does not trust (RFC 6797, 8.1).
+        headers.insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static("max-age=31536000"),
+        );
+    }
     response
 }
 
 /// Why a request is not looked at any further.
-fn refusal(page: &Page, request: &Request) -> Option<&'static str> {
+fn refusal(access: &Access, request: &Request, tls: bool) -> Option<&'static str> {
     let text = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
-    if !is_ours(host, &page.hosts) {
+    if !is_ours(host, &access.hosts) {
         return Some("this is not a name of this box; page.hosts in its configuration lists them\n");
     }
     if request.method() == Method::POST {
         let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://"));
-        if origin.is_none_or(|(_, origin)| origin != host) {
+        // Without TLS of its own there may be a proxy's.
+        let ours = |(scheme, origin)| origin == host && (scheme == "https" || (scheme == "http" && !tls));
+        if !origin.is_some_and(ours) {
             return Some("this request does not come from the page itself\n");
         }
         let site = request.headers().get("sec-fetch-site");
@@ -291,9 +366,18 @@ fn token(headers: &HeaderMap) -> Option<&str> {
         .find_map(|cookie| cookie.trim().strip_prefix("persona="))
 }
 
+/// Without an operator there is no page.
+async fn with_operator(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
+    if page.access().login.is_some() {
+        next.run(request).await
+    } else {
+        StatusCode::NOT_FOUND.into_response()
+    }
+}
+
 /// Lets nobody pass but the operator; what changes something needs the session's own token too.
 async fn only_operator(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
-    let Some(login) = &page.login else {
+    let Some(login) = &page.access().login else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let session = token(request.headers()).and_then(|token| login.session(token, Instant::now()));
@@ -316,7 +400,7 @@ async fn only_operator(State(page): State<Arc<Page>>, request: Request, next: Ne
 }
 
 async fn index(State(page): State<Arc<Page>>, headers: HeaderMap) -> Response {
-    let login = page.login.as_ref();
+    let login = page.access().login.clone();
     let csrf = login.and_then(|login| login.session(token(&headers)?, Instant::now()));
     // Digits and letters only, made by the box: nothing to escape.
     Html(include_str!("index.html").replace("{csrf}", &csrf.unwrap_or_default())).into_response()
@@ -334,31 +418,27 @@ struct Credentials {
 
 async fn log_in(
     State(page): State<Arc<Page>>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     Form(credentials): Form<Credentials>,
 ) -> Response {
-    let Some(login) = &page.login else {
+    let Some(login) = &page.access().login else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    let from = peer.address;
     let again = |words: &str| {
         let notice = format!("<p class=\"notice\" role=\"alert\">{words}</p>");
         Html(include_str!("login.html").replace("<!--notice-->", &notice))
     };
-    match login.attempt(
-        from.ip(),
-        &credentials.name,
-        &credentials.password,
-        Instant::now(),
-    ) {
+    match login.attempt(from, &credentials.name, &credentials.password, Instant::now()) {
         Ok(Verdict::Right(token)) => {
             count(&page.visits.logins);
-            page.site.events.note("page", format!("login from {}", from.ip()));
+            page.site.events.note("page", format!("login from {from}"));
             // A proxy that says that it speaks TLS is believed: the flag only takes something away.
-            let encrypted = headers
+            let proxied = headers
                 .get("x-forwarded-proto")
                 .is_some_and(|proto| proto == "https");
-            let secure = if encrypted { "; Secure" } else { "" };
+            let secure = if peer.tls || proxied { "; Secure" } else { "" };
             let cookie = format!("persona={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200{secure}");
             ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
         }
@@ -366,7 +446,7 @@ async fn log_in(
             count(&page.visits.wrong);
             page.site
                 .events
-                .note("page", format!("wrong password from {}", from.ip()));
+                .note("page", format!("wrong password from {from}"));
             (StatusCode::UNAUTHORIZED, again("Name or password is wrong.")).into_response()
         }
         Ok(Verdict::Limited) => {
@@ -383,7 +463,7 @@ async fn log_in(
 }
 
 async fn logout(State(page): State<Arc<Page>>, headers: HeaderMap) -> impl IntoResponse {
-    if let (Some(login), Some(token)) = (&page.login, token(&headers)) {
+    if let (Some(login), Some(token)) = (&page.access().login, token(&headers)) {
         login.end(token);
     }
     let cookie = "persona=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0";
