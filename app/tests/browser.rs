@@ -221,11 +221,15 @@ fn an_operator_with_a_phone() {
     browser.click("#cover");
     state("Everything covered");
     browser.wait("document.querySelector('#cover').textContent === 'Uncover'");
+    browser.wait("document.querySelector('.badge').textContent === 'Covered'");
+    let whole = "const badge = document.querySelector('.badge'); return badge.scrollWidth <= badge.clientWidth";
+    assert_eq!(browser.run(whole), true, "the badge is too small for its text");
     browser.picture("3-covered");
     browser.click("#cover");
     state("Anonymized");
     browser.click("#shutter");
     state("Shutter closed");
+    browser.wait("document.querySelector('.badge').textContent === 'Shutter closed'");
     browser.picture("4-shutter");
     browser.click("#shutter");
     state("Anonymized");
@@ -250,5 +254,9 @@ fn an_operator_with_a_phone() {
 
     assert_eq!(server.stop(), Some(0));
     browser.wait("!document.querySelector('#offline').hidden");
+    // Wherever on the page one is.
+    let notice = "const place = document.querySelector('#offline').getBoundingClientRect();
+                  return scrollY > 0 && place.top >= 0 && place.bottom <= innerHeight && place.width <= innerWidth";
+    assert_eq!(browser.run(notice), true, "the notice cannot be seen");
     browser.picture("6-offline");
 }

@@ -5,12 +5,13 @@ const csrf = find("meta[name=csrf]").content;
 const cards = new Map();
 let before = null;
 
+// Of the box: its title, what that means, its colour, and what a picture is called in it.
 const STATES = {
-  "covering": ["Everything covered", "The box has not proved its networks yet.", "hidden"],
-  "anonymizing": ["Anonymized", "Every face is replaced or covered.", ""],
-  "covering on request": ["Everything covered", "Because somebody asked for it.", "hidden"],
-  "shuttered": ["Shutter closed", "Viewers see a slate, nothing of the camera.", "hidden"],
-  "fault": ["Fault: everything covered", "Clear the fault when its cause is gone.", "fault"],
+  "covering": ["Everything covered", "The box has not proved its networks yet.", "hidden", "Covered"],
+  "anonymizing": ["Anonymized", "Every face is replaced or covered.", "", "Live"],
+  "covering on request": ["Everything covered", "Because somebody asked for it.", "hidden", "Covered"],
+  "shuttered": ["Shutter closed", "Viewers see a slate, nothing of the camera.", "hidden", "Shutter closed"],
+  "fault": ["Fault: everything covered", "Clear the fault when its cause is gone.", "fault", "Covered"],
 };
 
 async function post(path, body) {
@@ -72,12 +73,18 @@ function rate(stream) {
   return Math.max(0, (stream.frames - old.frames) / seconds);
 }
 
-function draw(stream) {
+// A box that listens everywhere is found where this page was.
+function reachable(address) {
+  return address.replace(/\/\/(0\.0\.0\.0|\[::\])(?=:)/, `//${location.hostname}`);
+}
+
+function draw(stream, live) {
   const made = card(stream.name);
   const badge = find(".badge", made);
-  badge.textContent = stream.up ? "Live" : "No picture";
+  badge.textContent = stream.up ? live : "No picture";
   badge.classList.toggle("lost", !stream.up);
-  find(".picture", made).alt = stream.up ? `${stream.name}, anonymized` : `${stream.name}, slate`;
+  badge.classList.toggle("concealed", live !== "Live");
+  find(".picture", made).alt = `${stream.name}: ${badge.textContent}`;
   find(".reason", made).textContent = stream.up ? "" : `${stream.reason}, for ${duration(stream.since_s)}`;
   const fps = rate(stream);
   facts(find(".facts", made), [
@@ -103,13 +110,13 @@ function draw(stream) {
     line.textContent = `${row.reason}: ${number(row.faces)}`;
     return line;
   }));
-  find("code", made).textContent = stream.address;
+  find("code", made).textContent = reachable(stream.address);
 }
 
 function show(status) {
   find("#site").textContent = status.site;
   document.title = `${status.site} - Persona`;
-  const [state, meaning, kind] = STATES[status.state] ?? [status.state, "", "hidden"];
+  const [state, meaning, kind, live] = STATES[status.state] ?? [status.state, "", "hidden", "Covered"];
   find("#state").textContent = state;
   find("#state").className = `state ${kind}`;
   find("#meaning").textContent = meaning;
@@ -129,7 +136,7 @@ function show(status) {
     made.remove();
     cards.delete(name);
   }
-  status.streams.forEach(draw);
+  status.streams.forEach((stream) => draw(stream, live));
   facts(find("#facts"), [
     ["Viewers", String(status.viewers)],
     ["Hottest sensor", status.temperature_c === null ? null : `${status.temperature_c.toFixed(0)} °C`, status.throttled],
@@ -221,14 +228,19 @@ async function report() {
 find("#day").addEventListener("change", report);
 setInterval(() => document.hidden || report(), 30000);
 
+function reached(answers) {
+  find("#offline").hidden = answers;
+  document.body.classList.toggle("old", !answers);
+}
+
 async function round() {
   try {
     const answer = await fetch("/api/status");
     if (answer.status === 401) return location.assign("/login");
     show(await answer.json());
-    find("#offline").hidden = true;
+    reached(true);
   } catch {
-    find("#offline").hidden = false;
+    reached(false);
   }
   setTimeout(round, document.hidden ? 5000 : 1000);
 }
