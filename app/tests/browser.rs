@@ -222,7 +222,8 @@ fn an_operator_with_a_phone() {
     state("Everything covered");
     browser.wait("document.querySelector('#cover').textContent === 'Uncover'");
     browser.wait("document.querySelector('.badge').textContent === 'Covered'");
-    let whole = "const badge = document.querySelector('.badge'); return badge.scrollWidth <= badge.clientWidth";
+    let whole =
+        "const badge = document.querySelector('.badge'); return badge.scrollWidth <= badge.clientWidth";
     assert_eq!(browser.run(whole), true, "the badge is too small for its text");
     browser.picture("3-covered");
     browser.click("#cover");

@@ -25,6 +25,8 @@ struct Viewer {
     pipeline: gst::Pipeline,
     seen: Seen,
     sizes: Arc<Mutex<Vec<(u32, u32)>>>,
+    /// What there was to see in the left and right half of each frame.
+    halves: Arc<Mutex<Vec<[f64; 2]>>>,
 }
 
 impl Viewer {
@@ -37,7 +39,8 @@ impl Viewer {
         .downcast::<gst::Pipeline>()
         .unwrap();
         let (seen, sizes) = (Seen::default(), Arc::<Mutex<Vec<_>>>::default());
-        let notes = (seen.clone(), sizes.clone());
+        let halves = Arc::<Mutex<Vec<_>>>::default();
+        let notes = (seen.clone(), sizes.clone(), halves.clone());
         pipeline
             .by_name("sink")
             .and_downcast::<gst_app::AppSink>()
@@ -45,7 +48,9 @@ impl Viewer {
             .set_callbacks(
                 gst_app::AppSinkCallbacks::builder()
                     .new_sample(move |sink| {
-                        let frame = clip::frame(&sink.pull_sample().unwrap());
+                        let sample = sink.pull_sample().unwrap();
+                        let frame = clip::frame(&sample);
+                        notes.2.lock().unwrap().push(clip::halves(&sample));
                         notes
                             .0
                             .lock()
@@ -64,6 +69,7 @@ impl Viewer {
             pipeline,
             seen,
             sizes,
+            halves,
         }
     }
 
@@ -357,6 +363,82 @@ fn a_changed_configuration_is_taken_over_whole_or_not_at_all() {
     assert_eq!((connections("hall"), connections("door")), (2.0, 0.0));
     assert_eq!(metric(page, "persona_streams", ""), 2.0);
     assert!(seen_hall.fault().is_none());
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// Contrast above which something of the checkered picture can be seen, and below which it is covered.
+const PLAIN: f64 = 12.0;
+
+#[test]
+fn masks_move_between_two_frames_of_a_stream_that_is_watched() {
+    const MOVES: usize = 6;
+    clip::init();
+    let dir = tempfile::tempdir().unwrap();
+    let source = TestCamera::showing("checkers-8", 0, Codec::H264, None);
+    let (port, page) = (free_port(), free_port());
+    // A deadline that a busy machine keeps: what is dropped then is dropped for the change.
+    let config = |mask: &str, zone: &str| {
+        format!(
+            "[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[page]\nlisten = \"127.0.0.1:{page}\"\n\
+             [[camera]]\nname = \"hall\"\nsource = \"rtsp://127.0.0.1:{}/camera\"\n\
+             [camera.faces]\ndeadline = 10000\n[camera.zones]\nmasked = [\"{mask}\"]\ncovered = [\"{zone}\"]\n",
+            source.port()
+        )
+    };
+    let sides = ["0,0 0.5,0 0.5,1 0,1", "0.5,0 1,0 1,1 0.5,1"];
+    let server = Boxed::start(dir.path(), port, &config(sides[0], sides[1]));
+    let counted = |name: &str| metric(page, name, "stream=\"hall\"");
+    let until = Instant::now() + Duration::from_secs(30);
+    while counted("persona_frames_sent_total") < 5.0 {
+        assert!(Instant::now() < until, "the camera gives no picture");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let viewer = Viewer::watch(&server.address("hall"), "");
+    // What can be seen of each half in the frames from `first` on.
+    let shown = |first: usize| -> Vec<[bool; 2]> {
+        let halves = viewer.halves.lock().unwrap();
+        halves[first..]
+            .iter()
+            .map(|half| half.map(|contrast| contrast > PLAIN))
+            .collect()
+    };
+    let wait_for = |wanted: [bool; 2], first: usize| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !shown(first).contains(&wanted) {
+            assert!(
+                Instant::now() < until,
+                "{wanted:?} does not come: {:?}",
+                viewer.halves.lock().unwrap().last()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for([false, true], 0);
+    let (start, dropped) = (shown(0).len(), counted("persona_frames_dropped_total"));
+    for number in 1..=MOVES {
+        let first = shown(0).len();
+        let (mask, zone) = (number % 2, (number + 1) % 2);
+        server.reload(&config(sides[mask], sides[zone]));
+        let after = [mask != 0, mask != 1];
+        wait_for(after, first);
+        // Once the new one holds, the old one is over.
+        std::thread::sleep(Duration::from_millis(300));
+        let frames = shown(first);
+        let change = frames.iter().position(|frame| *frame == after).unwrap();
+        assert!(frames[change..].iter().all(|frame| *frame == after), "{frames:?}");
+    }
+    let frames = shown(start);
+    assert!(frames.len() > 4 * MOVES, "{} frames", frames.len());
+    // The old mask or the new one, in every frame that was ever shown.
+    assert!(!frames.contains(&[true, true]), "{frames:?}");
+    let dropped = counted("persona_frames_dropped_total") - dropped;
+    assert!(
+        dropped <= MOVES as f64,
+        "{dropped} frames dropped for {MOVES} changes"
+    );
+    assert_eq!(metric(page, "persona_reloads_total", "taken"), MOVES as f64);
+    assert_eq!(counted("persona_connections_total"), 1.0);
+    assert!(viewer.fault().is_none());
     assert_eq!(server.stop(), Some(0));
 }
 

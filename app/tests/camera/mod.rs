@@ -31,13 +31,18 @@ pub struct TestCamera {
 impl TestCamera {
     /// Listens at `port`, or at any free one for 0; `login` is the name and password that it asks for.
     pub fn start(port: u16, codec: Codec, login: Option<(&str, &str)>) -> Self {
+        Self::showing("smpte", port, codec, login)
+    }
+
+    /// As [`Self::start`], with another pattern of `videotestsrc`.
+    pub fn showing(pattern: &str, port: u16, codec: Codec, login: Option<(&str, &str)>) -> Self {
         let encoder = match codec {
             Codec::H264 => "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay",
             Codec::H265 => "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph265pay",
         };
         let factory = gst_rtsp_server::RTSPMediaFactory::new();
         factory.set_launch(&format!(
-            "( videotestsrc is-live=true pattern=smpte ! video/x-raw,format=I420,width=320,height=240,framerate=15/1 ! \
+            "( videotestsrc is-live=true pattern={pattern} ! video/x-raw,format=I420,width=320,height=240,framerate=15/1 ! \
              identity name=silence ! {encoder} name=pay0 pt=96 audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 pt=8 )"
         ));
         factory.set_shared(true);

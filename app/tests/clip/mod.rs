@@ -139,6 +139,30 @@ pub fn decode(path: &Path) -> Contents {
     contents
 }
 
+/// Mean absolute deviation of the luma from its mean, in the middle of the left and of the right half of a frame: what
+/// there is to see in each.
+pub fn halves(sample: &gst::Sample) -> [f64; 2] {
+    let info =
+        gst_video::VideoInfo::from_caps(sample.caps().expect("a sample has caps")).expect("video caps");
+    let buffer = sample.buffer().expect("a sample has a buffer");
+    let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info).expect("readable");
+    let (stride, width, height) = (
+        info.stride()[0] as usize,
+        info.width() as usize,
+        info.height() as usize,
+    );
+    let luma = frame.plane_data(0).expect("there is luma");
+    [width / 8, width * 5 / 8].map(|left| {
+        let rows = luma.chunks(stride).take(height * 7 / 8).skip(height / 8);
+        let part: Vec<_> = rows
+            .flat_map(|row| &row[left..left + width / 4])
+            .map(|value| f64::from(*value))
+            .collect();
+        let mean = part.iter().sum::<f64>() / part.len() as f64;
+        part.iter().map(|value| (value - mean).abs()).sum::<f64>() / part.len() as f64
+    })
+}
+
 /// A sample as a frame.
 pub fn frame(sample: &gst::Sample) -> Frame {
     let info =
