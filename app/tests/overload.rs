@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use kernels::Rect;
 use persona::frame::RawFrame;
 use persona::pipeline::{Reason, Settings, Snapshot, Stage, Threads};
-use scene::{Fault, Faults, Networks, Picture, SURE, time};
+use scene::{Fault, Faults, Networks, Picture, SURE, TOGETHER, time};
 
 const FACE: Rect = Rect::new(120.0, 50.0, 80.0, 80.0);
-/// What one run of the generator takes ([`Fault::Slow`]); it is all that takes time here.
+/// What the generator takes for a face ([`Fault::Slow`]); it is all that takes time here.
 const RUN: Duration = Duration::from_millis(30);
 /// Of the streams that want too much.
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -119,6 +119,9 @@ fn who_wants_too_much_is_covered_and_who_wants_little_keeps_the_rate() {
         assert!(*changed > 0.9, "a face was shown");
         assert_eq!(snapshot.frames + snapshot.dropped, *sent);
     }
+    // Faces of several streams went through the generator together, within its bounds.
+    let largest = faults.generator.largest_run();
+    assert!((2..=TOGETHER).contains(&largest), "{largest} faces in one run");
     // Who wants little keeps all frames, and nearly all of them have a new face.
     assert_eq!((modest.left_out, modest.snapshot.dropped), (0, 0));
     assert!(modest.snapshot.generated * 10 >= modest.snapshot.frames * 8);

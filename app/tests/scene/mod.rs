@@ -2,10 +2,12 @@
 #![allow(dead_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use engines::{Detector, Embedder, Engine, Generator, Landmarker, Shared};
+use engines::{
+    Detector, Embedder, Engine, Generator, Landmarker, Shared, Signature, embedding, generator, landmarks,
+};
 use kernels::cpu::{Cpu, Tensor};
 use kernels::{Color, Frame, Kernels, MEAN_FACE, MEAN_FACE_5, Matrix, Plane, Planes, Point, Range, Rect};
 use persona::frame::{Anonymized, Pixels, RawFrame, Unmappable};
@@ -17,6 +19,8 @@ pub const UNSURE: u8 = 165;
 pub const UNSEEN: u8 = 100;
 const BACKGROUND: u8 = 40;
 const SIDE: usize = 32;
+/// Most faces of several pipelines in one run, as on the processor of a box.
+pub const TOGETHER: usize = 4;
 
 /// An I420 frame in memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,7 +162,7 @@ pub enum Fault {
     Poor,
     /// Landmarks of a head turned away.
     Turned,
-    /// Takes 30 ms.
+    /// Takes 30 ms for each face.
     Slow,
     /// A generator that gives the person back.
     Same,
@@ -188,15 +192,23 @@ pub struct Faults {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Switch(Arc<AtomicU8>);
+pub struct Switch {
+    fault: Arc<AtomicU8>,
+    largest: Arc<AtomicUsize>,
+}
 
 impl Switch {
     pub fn set(&self, fault: Fault) {
-        self.0.store(fault as u8, Ordering::Release);
+        self.fault.store(fault as u8, Ordering::Release);
     }
 
     fn get(&self) -> Fault {
-        Fault::ALL[usize::from(self.0.load(Ordering::Acquire))]
+        Fault::ALL[usize::from(self.fault.load(Ordering::Acquire))]
+    }
+
+    /// Most faces that there ever were in one run of the network.
+    pub fn largest_run(&self) -> usize {
+        self.largest.load(Ordering::Acquire)
     }
 }
 
@@ -208,7 +220,8 @@ struct Fake<F> {
 
 impl<F: FnMut(&[&Tensor], &mut [Tensor], Fault) + Send> Engine<Cpu> for Fake<F> {
     fn run(&mut self, inputs: &[&Tensor], outputs: &mut [Tensor]) -> engines::Result<()> {
-        let fault = self.switch.get();
+        let (fault, faces) = (self.switch.get(), inputs[0].shape()[0]);
+        self.switch.largest.fetch_max(faces, Ordering::AcqRel);
         match fault {
             Fault::Error => {
                 return Err(engines::Error::Runtime {
@@ -224,7 +237,7 @@ impl<F: FnMut(&[&Tensor], &mut [Tensor], Fault) + Send> Engine<Cpu> for Fake<F> 
                 .iter_mut()
                 .for_each(|output| output.data_mut().fill(f32::NAN)),
             Fault::Slow => {
-                std::thread::sleep(Duration::from_millis(30));
+                std::thread::sleep(Duration::from_millis(30) * faces as u32);
                 (self.work)(inputs, outputs, fault);
             }
             _ => (self.work)(inputs, outputs, fault),
@@ -349,24 +362,23 @@ fn generate(inputs: &[&Tensor], outputs: &mut [Tensor], fault: Fault) {
         .fill(if fault == Fault::Poor { 0.6 } else { 0.95 });
 }
 
-/// The networks of a pipeline, or of several that share them: detector, landmarker, embedder, generator.
+/// The networks of a pipeline, or of several that share them: detector, landmarker, embedder, generator. As on a box, faces
+/// of several pipelines go through the last three in one run.
 pub struct Networks([Shared<Cpu>; 4]);
 
 impl Networks {
     /// Networks that fail as `faults` says.
     pub fn new(faults: &Faults) -> Self {
-        fn fake<F>(switch: &Switch, work: F) -> Shared<Cpu>
-        where
-            F: FnMut(&[&Tensor], &mut [Tensor], Fault) + Send + 'static,
-        {
+        fn fake<F>(switch: &Switch, work: F) -> Box<Fake<F>> {
             let switch = switch.clone();
-            Shared::new("fake", Box::new(Fake { switch, work }))
+            Box::new(Fake { switch, work })
         }
+        let merging = |engine, signature: Signature| Shared::merging(engine, &signature, TOGETHER).unwrap();
         Self([
-            fake(&faults.detector, detect),
-            fake(&faults.landmarker, locate),
-            fake(&faults.embedder, embed),
-            fake(&faults.generator, generate),
+            Shared::new("fake", fake(&faults.detector, detect)),
+            merging(fake(&faults.landmarker, locate), landmarks::signature()),
+            merging(fake(&faults.embedder, embed), embedding::signature()),
+            merging(fake(&faults.generator, generate), generator::signature(SIDE)),
         ])
     }
 
