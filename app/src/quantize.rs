@@ -235,9 +235,10 @@ fn story(name: Name, found: &Found) -> String {
     );
     text += "noise with every layer in INT8, dB below the output:\n";
     for trial in &found.trials {
+        let equalized = if trial.equalized { ", channels scaled" } else { "" };
         let corrected = if trial.corrected { ", biases corrected" } else { "" };
-        let how = format!("{}{corrected}", trial.calibrator);
-        text += &format!("  {how:<36} {:>6.1}\n", decibels(trial.noise));
+        let how = format!("{}{equalized}{corrected}", trial.calibrator);
+        text += &format!("  {how:<52} {:>6.1}\n", decibels(trial.noise));
     }
     text += "layers that cost most when rounded alone:\n";
     for (layer, cost) in found.ranking.iter().take(found.recipe.half.len().max(5)) {

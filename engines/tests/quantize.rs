@@ -179,6 +179,34 @@ fn corrected_biases() {
     }
 }
 
+/// A channel that is 64 times smaller than the other one has two steps left, unless it is scaled: then nothing is rounded.
+#[test]
+fn channels_of_different_sizes_are_kept_by_scaling() {
+    let runtime = runtime();
+    let mut net = Builder::new("net");
+    let x = net.input("x", &MAP);
+    let small = net.constant(&[2, 2, 1, 1], &[1.0, 0.0, 0.0, 1.0 / 64.0]);
+    let y = net.node("Conv", &[&x, &small], &[]);
+    let y = net.node("Relu", &[&y], &[]);
+    let large = net.constant(&[2, 1, 1, 1], &[127.0, 64.0 * 127.0]);
+    let y = net.node("Conv", &[&y, &large], &[Setting::Int("group", 2)]);
+    net.output(&y, "y", &MAP);
+    let onnx = net.finish();
+    let integers = sample(|index| (index % 16) as f32 * 8.0 + 7.0);
+    let samples = std::slice::from_ref(&integers);
+    let wanted = run(&runtime, &onnx, &integers);
+    let scaled = Statistics::equalized(&runtime, &onnx, samples, &ProgressBar::hidden())
+        .unwrap()
+        .unwrap()
+        .recipe(Calibrator::Max);
+    assert_eq!(scaled.doublings["Conv0"], "06");
+    assert_eq!(run(&runtime, &int8(&onnx, &scaled).unwrap(), &integers), wanted);
+    let plain = calibrated(&runtime, &onnx, samples);
+    let rounded = run(&runtime, &int8(&onnx, &plain).unwrap(), &integers);
+    assert_eq!(rounded[..16], wanted[..16]);
+    assert!(error(&wanted[16..], &rounded[16..]) > 0.05);
+}
+
 #[test]
 fn nothing_to_calibrate_on_is_an_error() {
     let runtime = runtime();

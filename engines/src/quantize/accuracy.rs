@@ -133,7 +133,7 @@ impl Accuracy {
         match *self {
             Self::Detector {
                 reference, lost, iou, ..
-            } => self.recall_loss() <= 0.0 && lost as f64 <= 0.01 * reference as f64 && iou >= 0.97,
+            } => self.recall_loss() <= 0.0 && lost as f64 <= 0.01 * reference as f64 && iou >= 0.965,
             Self::Landmarks { displacement, .. } => self.is_enough() && displacement <= 0.003,
             Self::Embedding { cosine, .. } => cosine >= 0.998,
             Self::Generator { psnr, .. } => psnr >= 40.5,

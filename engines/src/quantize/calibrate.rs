@@ -2,6 +2,7 @@
 
 use indicatif::ProgressBar;
 
+use super::equalize::{self, Doublings};
 use super::graph::{Graph, integer, node};
 use super::histogram::{Calibrator, Histogram, STEPS};
 use super::qdq::{self, Kind, Pairs};
@@ -16,6 +17,7 @@ pub type Sample = Vec<(Vec<usize>, Vec<f32>)>;
 /// What a network's values look like on samples.
 pub struct Statistics {
     onnx: Vec<u8>,
+    doublings: Doublings,
     values: Vec<(String, Histogram)>,
 }
 
@@ -31,7 +33,37 @@ impl Statistics {
         samples: &[Sample],
         progress: &ProgressBar,
     ) -> Result<Self> {
+        Self::of_scaled(runtime, onnx, Doublings::new(), samples, progress)
+    }
+
+    /// The same of the network with its channels scaled to about the same size, two steps of `progress` for each sample.
+    /// `None` where there are none that can be scaled.
+    ///
+    /// # Errors
+    /// As [`Statistics::collect`].
+    pub fn equalized(
+        runtime: &Runtime,
+        onnx: &[u8],
+        samples: &[Sample],
+        progress: &ProgressBar,
+    ) -> Result<Option<Self>> {
+        let doublings = equalize::measure(runtime, &folded(onnx)?, samples, progress)?;
+        if doublings.is_empty() {
+            progress.inc(samples.len() as u64);
+            return Ok(None);
+        }
+        Self::of_scaled(runtime, onnx, doublings, samples, progress).map(Some)
+    }
+
+    fn of_scaled(
+        runtime: &Runtime,
+        onnx: &[u8],
+        doublings: Doublings,
+        samples: &[Sample],
+        progress: &ProgressBar,
+    ) -> Result<Self> {
         let mut graph = folded(onnx)?;
+        equalize::apply(&mut graph, &doublings)?;
         if samples.is_empty() {
             return Err(graph.refuse("there is nothing to calibrate on: no sample was given"));
         }
@@ -78,6 +110,7 @@ impl Statistics {
         }
         Ok(Self {
             onnx: onnx.into(),
+            doublings,
             values,
         })
     }
@@ -85,6 +118,7 @@ impl Statistics {
     /// The recipe with the scales that a calibrator chooses, every layer in INT8, no corrections.
     pub fn recipe(&self, calibrator: Calibrator) -> Recipe {
         let mut recipe = Recipe::new(&self.onnx, calibrator);
+        recipe.doublings.clone_from(&self.doublings);
         let scale = |histogram: &Histogram| {
             // A value that is always 0 stays 0 with any scale.
             let threshold = histogram.threshold(calibrator);
@@ -125,6 +159,7 @@ pub fn correct_biases(
     recipe.check(onnx)?;
     recipe.corrections.clear();
     let mut graph = folded(onnx)?;
+    equalize::apply(&mut graph, &recipe.doublings)?;
     let mut pairs = Pairs::default();
     let mut shifts = Vec::new();
     let mut measured = Vec::new();

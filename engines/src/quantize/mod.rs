@@ -5,7 +5,8 @@
 //! is measured without a GPU ([`accuracy`]).
 //!
 //! # From a network to INT8
-//! 1. Batch normalization is folded into convolutions.
+//! 1. Batch normalization is folded into convolutions, and channels of different sizes are scaled to about the same where
+//!    that lowers the noise ([`Statistics::equalized`]).
 //! 2. [`Statistics`] runs the network on samples, looks at every value that will be rounded ([`Histogram`]) and gives a
 //!    [`Recipe`]: one scale per value, chosen by a [`Calibrator`]. [`correct_biases`] adds to it what makes up for the
 //!    average shift that rounding causes in each channel.
@@ -20,6 +21,7 @@
 pub mod accuracy;
 mod calibrate;
 mod collect;
+mod equalize;
 mod fold;
 mod graph;
 mod half;
@@ -66,6 +68,7 @@ pub fn int8(onnx: &[u8], recipe: &Recipe) -> Result<Vec<u8>> {
     recipe.check(onnx)?;
     let mut graph = Graph::read(onnx)?;
     fold::batch_norms(&mut graph)?;
+    equalize::apply(&mut graph, &recipe.doublings)?;
     qdq::insert(&mut graph, recipe)?;
     let single = qdq::single(&graph);
     half::convert(&mut graph, |node| {

@@ -21,6 +21,10 @@ pub struct Recipe {
     pub half: Vec<String>,
     /// Size of one step of every value that is rounded.
     pub scales: BTreeMap<String, f32>,
+    /// How often each channel is doubled, and divided by as much where it is taken, so that channels are of about the same size:
+    /// a digit each, by the name of the first layer that gives the channels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub doublings: BTreeMap<String, String>,
     /// What is added to the bias of a layer's output channels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub corrections: BTreeMap<String, Vec<f32>>,
@@ -35,6 +39,7 @@ impl Recipe {
             calibrator,
             half: Vec::new(),
             scales: BTreeMap::new(),
+            doublings: BTreeMap::new(),
             corrections: BTreeMap::new(),
         }
     }
@@ -125,6 +130,7 @@ mod tests {
         let mut recipe = Recipe::new(b"network", Calibrator::Percentile(99.99));
         recipe.half = vec!["Conv1".into()];
         recipe.scales.insert("input.1".into(), 0.1);
+        recipe.doublings.insert("Conv1".into(), "03".into());
         recipe.corrections.insert("Conv2".into(), vec![-0.001, 2.0]);
         recipe
     }

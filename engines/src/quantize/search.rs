@@ -20,12 +20,17 @@ pub const CALIBRATORS: [Calibrator; 7] = [
 ];
 /// Samples that a trial, or the ranking of a layer, is measured on.
 const TRIAL_SAMPLES: usize = 8;
+/// Corrected biases are kept when the noise is lower than this part of what it was, half a decibel: they would be most of a
+/// recipe.
+const WORTH: f64 = 0.89;
 
 /// What one way of calibrating costs with every layer in INT8.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trial {
     /// How the scales were chosen.
     pub calibrator: Calibrator,
+    /// Whether channels were scaled to about the same size.
+    pub equalized: bool,
     /// Whether biases were corrected.
     pub corrected: bool,
     /// See [`Reference::noise`].
@@ -45,9 +50,10 @@ pub struct Found {
     pub accuracy: Accuracy,
 }
 
-/// Calibrates in every way and takes the one with the least noise, with biases corrected if that lowers it; then keeps the
-/// layers in FP16 that cost most, as few as make `accept` take the network. Only the given samples are looked at: what
-/// the recipe is worth is to be measured on others.
+/// Calibrates in every way, with the network's channels as they are and scaled to about the same size, and takes the one
+/// with the least noise, with biases corrected if that lowers it by half a decibel; then keeps the layers in FP16 that cost
+/// most, as few as make `accept` take the network. Only the given samples are looked at: what the recipe is worth is to be
+/// measured on others.
 ///
 /// # Errors
 /// As [`Statistics::collect`] and [`Reference::compare`].
@@ -60,37 +66,48 @@ pub fn best_recipe(
     progress: &ProgressBar,
 ) -> Result<Found> {
     let layers = sensitivity::layers(onnx)?;
-    let steps = samples.inputs.len() + CALIBRATORS.len() + 1 + layers.len() + 1;
+    let steps = 3 * samples.inputs.len() + 2 * CALIBRATORS.len() + 1 + layers.len() + 1;
     progress.set_length(steps as u64);
     progress.set_message("calibrating");
     let few = samples.thinned(TRIAL_SAMPLES);
-    let statistics = Statistics::collect(runtime, onnx, &samples.inputs, progress)?;
+    let plain = Statistics::collect(runtime, onnx, &samples.inputs, progress)?;
+    let equalized = Statistics::equalized(runtime, onnx, &samples.inputs, progress)?;
     let reference = Reference::run(runtime, network, onnx, &few)?;
 
     progress.set_message("comparing calibrators");
-    let mut trials = Vec::with_capacity(CALIBRATORS.len() + 1);
+    let mut trials = Vec::with_capacity(2 * CALIBRATORS.len() + 1);
     let mut measure = |recipe: &Recipe| -> Result<f64> {
         let noise = reference.noise(runtime, &int8(onnx, recipe)?, &few)?;
         progress.inc(1);
         trials.push(Trial {
             calibrator: recipe.calibrator,
+            equalized: !recipe.doublings.is_empty(),
             corrected: !recipe.corrections.is_empty(),
             noise,
         });
         Ok(noise)
     };
-    let mut recipe = statistics.recipe(Calibrator::Max);
+    let mut recipe = plain.recipe(Calibrator::Max);
     let mut least = f64::INFINITY;
-    for calibrator in CALIBRATORS {
-        let other = statistics.recipe(calibrator);
-        let noise = measure(&other)?;
-        if noise < least {
-            (least, recipe) = (noise, other);
+    for statistics in [Some(&plain), equalized.as_ref()].into_iter().flatten() {
+        for calibrator in CALIBRATORS {
+            let other = statistics.recipe(calibrator);
+            let noise = measure(&other)?;
+            if noise < least {
+                (least, recipe) = (noise, other);
+            }
         }
     }
     let mut corrected = recipe.clone();
-    correct_biases(runtime, onnx, &mut corrected, &few.inputs, &ProgressBar::hidden())?;
-    if measure(&corrected)? < least {
+    // On more samples than the noise is measured on, which it would else fit.
+    correct_biases(
+        runtime,
+        onnx,
+        &mut corrected,
+        &samples.inputs,
+        &ProgressBar::hidden(),
+    )?;
+    if measure(&corrected)? < WORTH * least {
         recipe = corrected;
     }
 

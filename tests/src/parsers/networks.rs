@@ -36,7 +36,7 @@ pub(super) fn onnx(bytes: &[u8]) {
     // A layer's name is kept once for each layer.
     let layers = quantize::sensitivity::layers(bytes).unwrap_or_default();
     assert!(layers.len() <= bytes.len());
-    let recipe = Recipe {
+    let mut recipe = Recipe {
         network: Sha256::digest(bytes)
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -45,8 +45,13 @@ pub(super) fn onnx(bytes: &[u8]) {
         calibrator: Calibrator::Max,
         half: Vec::new(),
         scales: BTreeMap::from([("x".into(), 0.1), ("v0".into(), 0.02), ("v1".into(), 0.5)]),
+        doublings: BTreeMap::new(),
         corrections: BTreeMap::new(),
     };
+    is_a_network(quantize::int8(bytes, &recipe), bytes.len());
+    // The seeds have two channels.
+    let doubled = layers.into_iter().take(1).map(|layer| (layer, "01".into()));
+    recipe.doublings = doubled.collect();
     is_a_network(quantize::int8(bytes, &recipe), bytes.len());
 }
 
