@@ -5,7 +5,7 @@
 mod clip;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -470,6 +470,57 @@ fn a_frame_takes_one_wait_to_find_faces_and_two_to_replace_them() {
     // the end takes waits too, as many in both.
     let [short, long] = [15, 50].map(&mut waits);
     assert_eq!([long[0] - short[0], long[1] - short[1]], [35, 2 * 35]);
+}
+
+/// `persona build`, twice at once, compiles each network once and admits it; a plan that somebody changed is compiled anew and
+/// the others are left as they are.
+#[test]
+#[ignore = "needs the made-up GPU of `cargo xtask test`"]
+fn build_makes_a_box_ready() {
+    let (gpu, models, folder) = (Gpu::new(), models(), tempfile::tempdir().unwrap());
+    let plans = folder.path().join("plans");
+    let build = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_persona"));
+        command
+            .args(["build", "--workspace", "64", "--plans"])
+            .arg(&plans);
+        command.arg("--models").arg(&models).args(more);
+        command.env("LD_LIBRARY_PATH", gpu.0.path());
+        command
+            .env("PERSONA_MODELS", default_dir())
+            .env("RUST_LOG", "info");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let said = |build: Child| {
+        let output = build.wait_with_output().unwrap();
+        let [out, log] =
+            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        (output.status.code(), out, log)
+    };
+    let compiled = |log: &str| log.matches("; compiling").count();
+    let both = [build(&[]), build(&[])].map(said);
+    for (status, out, log) in &both {
+        assert_eq!(*status, Some(0), "{log}");
+        for network in Network::ALL {
+            assert!(out.contains(&format!("{network}: fp16 admitted, ")), "{out}");
+        }
+    }
+    assert_eq!(both.iter().map(|(.., log)| compiled(log)).sum::<usize>(), 4);
+    let plan = plans.join("generator-fp16.plan");
+    let sound = std::fs::read(&plan).unwrap();
+    let mut changed = sound.clone();
+    changed[sound.len() / 2] ^= 1;
+    std::fs::write(&plan, changed).unwrap();
+    let (status, _, log) = said(build(&[]));
+    assert_eq!((status, compiled(&log)), (Some(0), 1), "{log}");
+    assert!(
+        log.contains("generator-fp16.plan: it is not as it was written; compiling"),
+        "{log}"
+    );
+    assert!(std::fs::read(&plan).unwrap() == sound);
+    let (status, _, log) = said(build(&["--dla", "7"]));
+    assert!(status != Some(0) && log.contains("leave out --dla"), "{log}");
 }
 
 const CAMERAS: usize = 5;

@@ -22,6 +22,8 @@ const FORMAT: u32 = 1;
 const LONGEST_HEADER: usize = 64 << 10;
 const LOCK: &str = "lock";
 const TEMPORARY: &str = ".plan-";
+/// A note is written without the lock, so it must not be among what a process that compiles takes for left over.
+const TEMPORARY_NOTE: &str = ".note-";
 
 /// What can be chosen when a plan is compiled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,7 +258,7 @@ impl Plans {
         let path = self.dir.join(name);
         let write = || {
             let mut temporary = tempfile::Builder::new()
-                .prefix(TEMPORARY)
+                .prefix(TEMPORARY_NOTE)
                 .tempfile_in(&self.dir)?;
             temporary.write_all(text.as_bytes())?;
             temporary.persist(&path)?;

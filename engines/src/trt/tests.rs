@@ -532,6 +532,18 @@ fn networks_are_admitted_as_they_are() {
     }
 }
 
+/// By the shipped recipes every network is near enough to FP32 for INT8, as far as that can be seen without a GPU.
+#[test]
+fn int8_is_admitted() {
+    let admissions = Bench::new(100_300).engines(Precision::Int8).unwrap();
+    for admission in admissions {
+        // New weights are without a recipe until they are calibrated; then FP16 serves.
+        let waits = |(_, reason): &(Precision, String)| reason.contains("its INT8 recipe was made for");
+        let may_wait = admission.network == Network::Generator && admission.refused.iter().any(waits);
+        assert!(admission.precision == Precision::Int8 || may_wait, "{admission}");
+    }
+}
+
 /// INT8 that is not admitted falls back to FP16; FP16 that is not admitted is not run.
 #[test]
 fn what_is_refused_falls_back_and_says_why() {

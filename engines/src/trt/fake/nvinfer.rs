@@ -1015,7 +1015,17 @@ impl Run {
             for tensor in &plan.outputs {
                 signature = signature.output(&tensor.name, &sizes(tensor));
             }
-            *computer = Some(Arc::new(Mutex::new(engine.engine(&plan.onnx, &signature)?)));
+            // ONNX Runtime's own fused INT8 overflows on some processors, which TensorRT's does not.
+            let graph = Model::decode(plan.onnx.as_slice())
+                .ok()
+                .and_then(|model| model.graph);
+            let is_int8 =
+                graph.is_some_and(|graph| graph.node.iter().any(|node| node.op_type() == "QuantizeLinear"));
+            let loaded = match is_int8 {
+                true => engine.exact_engine(&plan.onnx, &signature)?,
+                false => engine.engine(&plan.onnx, &signature)?,
+            };
+            *computer = Some(Arc::new(Mutex::new(loaded)));
         }
         let network = computer.clone().unwrap_or_else(|| wrong("it was made above"));
         Ok(Self {
