@@ -50,22 +50,34 @@ impl Console {
     /// # Errors
     /// When they are not said in time.
     pub fn wait(&mut self, words: &str) -> Result<()> {
-        let until = Instant::now() + self.patience;
-        while let Some(line) = self.line(until) {
-            if line.contains(words) {
-                return Ok(());
-            }
-        }
-        bail!("the board never says: {words}")
+        self.wait_any(&[words]).map(drop)
     }
 
-    /// Waits until this many more frames have left.
+    /// Waits for one of several words, and gives them.
+    ///
+    /// # Errors
+    /// When none are said in time.
+    pub fn wait_any<'a>(&mut self, words: &[&'a str]) -> Result<&'a str> {
+        let until = Instant::now() + self.patience;
+        while let Some(line) = self.line(until) {
+            if let Some(said) = words.iter().find(|words| line.contains(**words)) {
+                return Ok(said);
+            }
+        }
+        bail!("the board never says: {}", words.join(", or "))
+    }
+
+    /// How many frames have left, as the program said before the words that were last waited for.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Waits until this many frames have left.
     ///
     /// # Errors
     /// When they do not come in time.
-    pub fn wait_frames(&mut self, more: u64) -> Result<()> {
+    pub fn wait_frames(&mut self, wanted: u64) -> Result<()> {
         let until = Instant::now() + self.patience;
-        let wanted = self.frames + more;
         while self.frames < wanted {
             if self.line(until).is_none() {
                 bail!("only {} frames have left, wanted {wanted}", self.frames);
@@ -149,14 +161,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_first_is_told() {
+        let mut console = shell(r"printf 'boot\r\none\r\ntwo\r\n'");
+        assert_eq!(console.wait_any(&["two", "one"]).unwrap(), "one");
+        assert_eq!(console.wait_any(&["two", "one"]).unwrap(), "two");
+    }
+
+    #[test]
     fn frames_are_counted_from_the_progress_bar() {
         let mut console = shell(
             r#"for n in 0 1 1 3; do printf "\r\033[2K| .. 0 %%  $n frames, 0.1 fps, 0 faces"; done; echo"#,
         );
         console.wait_frames(3).unwrap();
+        assert_eq!(console.frames(), 3);
         assert!(
             console
-                .wait_frames(1)
+                .wait_frames(4)
                 .unwrap_err()
                 .to_string()
                 .contains("only 3 frames")

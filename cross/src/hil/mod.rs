@@ -11,7 +11,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -77,8 +76,9 @@ trait Bench {
     /// Presses the button for 100 ms.
     fn press(&mut self) -> Result<()>;
 
-    /// Waits, by the clock of the board.
-    fn pause(&mut self, time: Duration) -> Result<()>;
+    /// Presses it twice, the second time before the first one counts as short. Gives whether that is certain: a machine
+    /// with other work may be late.
+    fn press_twice(&mut self) -> Result<bool>;
 
     /// For which share of about 4 s, two of its longest patterns, the lamp is lit; percent.
     fn share(&mut self) -> Result<u32>;
@@ -100,8 +100,16 @@ echo HIL begins
 while read -r word; do $word; done
 "#;
 
+/// Frames of each state: the first one after a change may have been decided before it.
+const FRAMES: u64 = 2;
 /// More frames than the encoder holds back, for as many threads as a board of four processors gives it.
 const ENCODING: u64 = 4;
+
+/// What the panel says of two presses soon after each other, and of two that are not.
+const DOUBLE: &str = "double press: state anonymizing -> shuttered";
+const TWO_SHORT: &str = "short press: state covering on request -> anonymizing";
+/// How often two presses may come too late for a double press.
+const TRIES: usize = 10;
 
 /// What runs on the board while the cases press its button.
 struct Run {
@@ -147,23 +155,25 @@ fn cases<B: Bench>(place: &str, open: impl FnOnce() -> Result<B>, run: &Run, all
             done
         });
     };
-    // The first frame after a change may have been decided before it.
-    let frames = |board: &mut B| {
+    // How often two presses were no double press.
+    let mut again = 0;
+    // Looks at the lamp after a change of the state, while this many frames leave in it.
+    let shows = |board: &mut B, share: u32, frames: u64| {
+        let before = board.console().frames();
+        lamp(board, share)?;
         if run.frames {
-            board.console().wait_frames(2)
-        } else {
-            Ok(())
+            board.console().wait_frames(before + frames)?;
         }
+        Ok(())
     };
     case("covers at power-on", &mut |board| {
         board.console().say(run.start)?;
         board.console().wait("picture black slate -> covered")?;
-        lamp(board, 50)
+        shows(board, 50, 0)
     });
     case("anonymizes", &mut |board| {
         board.console().wait("state covering -> anonymizing")?;
-        lamp(board, 90)?;
-        frames(board)
+        shows(board, 90, FRAMES)
     });
     case("a press covers", &mut |board| {
         board.press()?;
@@ -173,29 +183,26 @@ fn cases<B: Bench>(place: &str, open: impl FnOnce() -> Result<B>, run: &Run, all
         board
             .console()
             .wait("short press: state anonymizing -> covering on request")?;
-        lamp(board, 10)?;
-        frames(board)
+        shows(board, 10, FRAMES)
     });
     case("another press opens", &mut |board| {
         board.press()?;
         board.console().wait("state covering on request -> anonymizing")?;
-        lamp(board, 90)?;
-        frames(board)
+        shows(board, 90, FRAMES)
     });
     case("a double press makes a slate", &mut |board| {
-        board.press()?;
-        board.pause(Duration::from_millis(200))?;
-        board.press()?;
-        board
-            .console()
-            .wait("double press: state anonymizing -> shuttered")?;
-        lamp(board, 20)?;
-        frames(board)?;
-        // The encoder holds frames back, and a slow board does not wait for them when it ends.
-        if run.frames {
-            board.console().wait_frames(ENCODING)?;
+        loop {
+            let in_time = board.press_twice()?;
+            if board.console().wait_any(&[DOUBLE, TWO_SHORT])? == DOUBLE {
+                break;
+            }
+            // As before the first of them, so they can be pressed again.
+            ensure!(!in_time, "two presses in time were taken for two short ones");
+            again += 1;
+            ensure!(again < TRIES, "this machine has no time for a double press");
         }
-        Ok(())
+        // The encoder holds frames back, and a slow board does not wait for them when it ends.
+        shows(board, 20, FRAMES + ENCODING)
     });
     case("ends in order", &mut |board| {
         board.console().say(run.end)?;
@@ -206,7 +213,7 @@ fn cases<B: Bench>(place: &str, open: impl FnOnce() -> Result<B>, run: &Run, all
     }
     case("the lamp is off when it has ended", &mut |board| lamp(board, 0));
     case("frames are what the state demands", &mut |board| {
-        looks_are(&board.recording()?)
+        looks_are(&board.recording()?, again)
     });
     case("a starved watchdog resets it", &mut |board| {
         board.console().say(run.start)?;
@@ -230,8 +237,9 @@ fn lamp(board: &mut impl Bench, wanted: u32) -> Result<()> {
     anyhow::bail!("the lamp is lit for {seen:?} % of the time, wanted {wanted} %")
 }
 
-/// The recording's frames, decoded here: anonymized, covered, anonymized, covered for a moment, black.
-fn looks_are(recording: &Path) -> Result<()> {
+/// The recording's frames, decoded here: anonymized, covered, anonymized, covered for a moment, black. With each further
+/// try of the double press they are covered and anonymized once more.
+fn looks_are(recording: &Path, again: usize) -> Result<()> {
     const SIDE: usize = 64;
     let raw = recording.with_extension("gray");
     let mut decode = Command::new("gst-launch-1.0");
@@ -263,14 +271,16 @@ fn looks_are(recording: &Path) -> Result<()> {
     looks.dedup();
     // Covered frames before the first open one and in the moment of a double press may fall between two frames.
     let begin = looks.iter().position(|look| *look != Look::Covered).unwrap_or(0);
-    let mut looks = looks.split_off(begin);
-    if looks.len() >= 2 && looks[looks.len() - 2] == Look::Covered {
-        looks.remove(looks.len() - 2);
-    }
-    let wanted = [Look::Open, Look::Covered, Look::Open, Look::Black];
+    let looks = looks.split_off(begin);
+    let well = match looks.as_slice() {
+        [Look::Open, Look::Covered, Look::Open, between @ .., Look::Black] => {
+            between.len() <= 1 + 2 * again && !between.contains(&Look::Black)
+        }
+        _ => false,
+    };
     ensure!(
-        looks == wanted,
-        "{frames} frames look like {looks:?}, wanted {wanted:?}"
+        well,
+        "{frames} frames look like {looks:?}, wanted open, covered, open and black"
     );
     println!("{frames} frames: {looks:?}");
     Ok(())
