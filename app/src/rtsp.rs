@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use gst::glib;
 use gst::prelude::*;
+use gst_rtsp_server::gio::prelude::TlsCertificateExt;
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{gio, gst_rtsp};
 use gstreamer as gst;
@@ -40,11 +41,33 @@ pub(crate) struct Listen {
     pub(crate) most: Option<u32>,
 }
 
+/// Who may come in, for comparing.
+#[derive(Clone, PartialEq)]
+struct Access {
+    viewers: Vec<(String, String)>,
+    basic: bool,
+    /// PEM, without the key.
+    certificate: Option<glib::GString>,
+    most: Option<u32>,
+}
+
+impl Access {
+    fn of(listen: &Listen) -> Self {
+        Self {
+            viewers: listen.viewers.clone(),
+            basic: listen.basic,
+            certificate: listen.tls.as_ref().and_then(TlsCertificateExt::certificate_pem),
+            most: listen.most,
+        }
+    }
+}
+
 /// A running server.
 pub(crate) struct Server {
+    server: gst_rtsp_server::RTSPServer,
     mounts: gst_rtsp_server::RTSPMountPoints,
     sessions: Option<gst_rtsp_server::RTSPSessionPool>,
-    guarded: bool,
+    access: Mutex<Access>,
     port: u16,
     main_loop: glib::MainLoop,
     thread: Option<JoinHandle<()>>,
@@ -65,10 +88,7 @@ impl Server {
         let server = gst_rtsp_server::RTSPServer::new();
         server.set_address(&listen.host);
         server.set_service(&listen.port.to_string());
-        let guarded = !listen.viewers.is_empty() || listen.tls.is_some();
-        if guarded {
-            server.set_auth(Some(&auth(&listen)));
-        }
+        server.set_auth(auth(&listen).as_ref());
         let sessions = server.session_pool();
         if let (Some(sessions), Some(most)) = (&sessions, listen.most) {
             sessions.set_max_sessions(most);
@@ -84,11 +104,12 @@ impl Server {
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let running = main_loop.clone();
         let cleaned = sessions.clone();
+        let served = server.clone();
         let thread = std::thread::Builder::new()
             .name("rtsp".into())
             .spawn(move || {
                 // The server lives as long as its loop runs.
-                let _server = server;
+                let _server = served;
                 // Viewers that have gone without a word are forgotten after their session's time.
                 let sweep = glib::timeout_source_new_seconds(5, None, glib::Priority::LOW, move || {
                     if let Some(sessions) = &cleaned {
@@ -102,13 +123,43 @@ impl Server {
             })
             .map_err(|error| Refused(error.to_string()))?;
         Ok(Self {
+            server,
             mounts,
             sessions,
-            guarded,
+            access: Mutex::new(Access::of(&listen)),
             port,
             main_loop,
             thread: Some(thread),
         })
+    }
+
+    /// Takes over who may come in, how, and how many; address and port stay. When names, passwords or the way to prove them
+    /// are others, all viewers are sent away, so that nobody stays who would not be let in; a certificate is for those who
+    /// come later. Says whether anything is different.
+    pub(crate) fn set(&self, listen: Listen) -> bool {
+        let after = Access::of(&listen);
+        let before = std::mem::replace(&mut *lock(&self.access), after.clone());
+        if before == after {
+            return false;
+        }
+        self.server.set_auth(auth(&listen).as_ref());
+        if let (Some(sessions), Some(most)) = (&self.sessions, listen.most) {
+            sessions.set_max_sessions(most);
+        }
+        if (before.viewers, before.basic) != (after.viewers, after.basic) {
+            let client = |_: &gst_rtsp_server::RTSPServer, _: &gst_rtsp_server::RTSPClient| {
+                gst_rtsp_server::RTSPFilterResult::Remove
+            };
+            self.server.client_filter(Some(&mut { client }));
+            if let Some(sessions) = &self.sessions {
+                // One whose pictures go over UDP outlives its connection.
+                let session = |_: &gst_rtsp_server::RTSPSessionPool, _: &gst_rtsp_server::RTSPSession| {
+                    gst_rtsp_server::RTSPFilterResult::Remove
+                };
+                sessions.filter(Some(&mut { session }));
+            }
+        }
+        true
     }
 
     /// A path at which a stream can be watched.
@@ -120,13 +171,12 @@ impl Server {
         factory.set_protocols(
             gst_rtsp::RTSPLowerTrans::TCP | gst_rtsp::RTSPLowerTrans::UDP | gst_rtsp::RTSPLowerTrans::TLS,
         );
-        if self.guarded {
-            let viewer = gst::Structure::builder(VIEWER)
-                .field("media.factory.access", true)
-                .field("media.factory.construct", true)
-                .build();
-            factory.add_role_from_structure(&viewer);
-        }
+        // Of no meaning while nobody is asked who they are.
+        let viewer = gst::Structure::builder(VIEWER)
+            .field("media.factory.access", true)
+            .field("media.factory.construct", true)
+            .build();
+        factory.add_role_from_structure(&viewer);
         let viewers = feed.clone();
         factory.connect_media_configure(move |_, media| {
             let source = media
@@ -176,7 +226,11 @@ impl Drop for Server {
     }
 }
 
-fn auth(listen: &Listen) -> gst_rtsp_server::RTSPAuth {
+/// `None` when everybody may watch.
+fn auth(listen: &Listen) -> Option<gst_rtsp_server::RTSPAuth> {
+    if listen.viewers.is_empty() && listen.tls.is_none() {
+        return None;
+    }
     let auth = gst_rtsp_server::RTSPAuth::new();
     auth.set_realm(Some("Persona"));
     auth.set_tls_certificate(listen.tls.as_ref());
@@ -199,7 +253,7 @@ fn auth(listen: &Listen) -> gst_rtsp_server::RTSPAuth {
             auth.add_digest(name, password, &token);
         }
     }
-    auth
+    Some(auth)
 }
 
 /// What the encoder of a mount fills.

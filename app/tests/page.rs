@@ -501,6 +501,13 @@ fn with_a_certificate_the_page_is_served_over_tls_only() {
     assert_eq!(status(&browser_after).unwrap().status, 200);
     assert!(status(&browser).is_err(), "the old certificate is still served");
 
+    // Another password ends the sessions of the one before.
+    password(dir.path(), "operator.password", "another-secret");
+    server.reload(&text);
+    wait_until("the session ends", || {
+        status(&browser_after).unwrap().status == 401
+    });
+
     // Who never begins the handshake is cut off.
     silent.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);

@@ -447,46 +447,56 @@ fn viewers_need_the_password_and_cameras_get_theirs() {
     clip::init();
     let dir = tempfile::tempdir().unwrap();
     let camera = TestCamera::start(0, Codec::H265, Some(("persona", "camera-secret")));
-    let port = free_port();
+    let (port, page) = (free_port(), free_port());
     password(dir.path(), "hall.password", "camera-secret\n");
     password(dir.path(), "viewer.password", "viewer-secret\n");
-    let server = Boxed::start(
-        dir.path(),
-        port,
-        &format!(
-            "[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[[rtsp.user]]\nname = \"anna\"\npassword_file = \"viewer.password\"\n\
+    let config = format!(
+        "[rtsp]\nlisten = \"127.0.0.1:{port}\"\n[[rtsp.user]]\nname = \"anna\"\npassword_file = \"viewer.password\"\n\
              [page]\nlisten = \"127.0.0.1:{}\"\n\
              [[camera]]\nname = \"hall\"\nsource = \"rtsp://127.0.0.1:{}/camera\"\ntransport = \"udp\"\nmount = \"/a/b\"\n\
              [camera.user]\nname = \"persona\"\npassword_file = \"hall.password\"\n",
-            free_port(),
-            camera.port()
-        ),
+        page,
+        camera.port()
     );
+    let server = Boxed::start(dir.path(), port, &config);
     let start = Instant::now();
     let known = Viewer::watch(&server.address("a/b"), "user-id=anna user-pw=viewer-secret");
     known.wait(true, start, Duration::from_secs(20));
-    for login in [
-        "",
-        "user-id=anna user-pw=viewer-secre",
-        "user-id=bert user-pw=viewer-secret",
-    ] {
-        let stranger = Viewer::watch(&server.address("a/b"), login);
+    let end = |viewer: &Viewer| {
         let until = Instant::now() + Duration::from_secs(10);
-        let refused = loop {
-            if let Some(fault) = stranger.fault() {
+        loop {
+            if let Some(fault) = viewer.fault() {
                 break fault;
             }
-            assert!(Instant::now() < until, "{login:?} was not refused");
+            assert!(Instant::now() < until, "a viewer was not sent away");
             std::thread::sleep(Duration::from_millis(20));
-        };
+        }
+    };
+    let refuses = |login: &str| {
+        let stranger = Viewer::watch(&server.address("a/b"), login);
+        let refused = end(&stranger);
         assert!(stranger.seen.lock().unwrap().is_empty(), "{login:?} saw a frame");
         assert!(
             refused.contains("nauthorized") || refused.contains("not-authorized"),
             "{refused}"
         );
-    }
+    };
+    refuses("");
+    refuses("user-id=anna user-pw=viewer-secre");
+    refuses("user-id=bert user-pw=viewer-secret");
     // Another size than the slate's, and no interruption by the change.
     assert_eq!(known.sizes.lock().unwrap().last(), Some(&(320, 240)));
+    assert!(known.fault().is_none());
+
+    // Another password, and the same file of configuration: who watches has to come again, with the new one.
+    password(dir.path(), "viewer.password", "another-secret\n");
+    server.reload(&config);
+    end(&known);
+    refuses("user-id=anna user-pw=viewer-secret");
+    let changed = Instant::now();
+    let again = Viewer::watch(&server.address("a/b"), "user-id=anna user-pw=another-secret");
+    again.wait(true, changed, Duration::from_secs(20));
+    assert_eq!(metric(page, "persona_connections_total", "hall"), 1.0);
     assert_eq!(server.stop(), Some(0));
 }
 

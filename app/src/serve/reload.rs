@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::config::{self, Camera, Config};
 use super::site::Served;
-use super::{Error, Running, Stream, login_of, page, served};
+use super::{Error, Running, Stream, listen, login_of, page, served};
 
 /// Why a configuration is not taken over; one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +68,14 @@ fn fixed(before: &Config, after: &Config) -> Option<&'static str> {
     [
         ("site", before.site != after.site),
         ("networks", before.networks != after.networks),
-        ("rtsp", before.rtsp != after.rtsp),
+        ("rtsp.listen", before.rtsp.listen != after.rtsp.listen),
+        (
+            // The address of every stream would be another one.
+            "whether there is an rtsp.tls",
+            before.rtsp.tls.is_some() != after.rtsp.tls.is_some(),
+        ),
         ("page.listen", before.page.listen != after.page.listen),
-        ("report", before.report != after.report),
+        ("report.folder", before.report.folder != after.report.folder),
     ]
     .into_iter()
     .find_map(|(name, changed)| changed.then_some(name))
@@ -95,6 +100,7 @@ impl Running {
         }
         let logins = config.cameras().map(login_of).collect::<Result<Vec<_>, _>>()?;
         let page = page::Settings::read(&config.page)?;
+        let viewers = listen(&config)?;
 
         let mut before = std::mem::take(&mut self.streams);
         let (mut words, mut after) = (Vec::new(), Vec::new());
@@ -172,6 +178,13 @@ impl Running {
         if self.page.set(page) {
             words.push("page changed".into());
         }
+        if self.site.server.set(viewers) {
+            words.push("rtsp changed".into());
+        }
+        if self.config.report.keep != config.report.keep {
+            self.site.report().set_keep(config.report.keep as usize);
+            words.push(format!("reports of {} days kept", config.report.keep));
+        }
         self.config = config;
         Ok(if words.is_empty() {
             "nothing has changed".into()
@@ -221,14 +234,20 @@ mod tests {
         let camera = "[[camera]]\nname = \"hall\"\nsource = \"test\"\n";
         let before = config(camera);
         assert_eq!(fixed(&before, &config(&format!("# a remark\n{camera}"))), None);
+        let viewers = "[rtsp]\nmost_viewers = 2\n[[rtsp.user]]\nname = \"a\"\npassword_file = \"b\"\n[report]\nkeep = 2\n";
+        assert_eq!(fixed(&before, &config(&format!("{viewers}{camera}"))), None);
         let page = "[page]\nhosts = [\"a.example\"]\n[page.tls]\ncertificate = \"a\"\nkey = \"b\"\n";
         assert_eq!(fixed(&before, &config(&format!("{page}{camera}"))), None);
         for (more, part) in [
             ("site = \"Town hall\"\n", "site"),
             ("[networks]\nthreads = 2\n", "networks"),
-            ("[rtsp]\nmost_viewers = 2\n", "rtsp"),
+            ("[rtsp]\nlisten = \"127.0.0.1:81\"\n", "rtsp.listen"),
+            (
+                "[rtsp.tls]\ncertificate = \"a\"\nkey = \"b\"\n",
+                "whether there is an rtsp.tls",
+            ),
             ("[page]\nlisten = \"127.0.0.1:81\"\n", "page.listen"),
-            ("[report]\nkeep = 2\n", "report"),
+            ("[report]\nfolder = \"x\"\n", "report.folder"),
         ] {
             assert_eq!(fixed(&before, &config(&format!("{more}{camera}"))), Some(part));
         }

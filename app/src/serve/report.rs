@@ -170,6 +170,11 @@ impl Report {
         }
     }
 
+    /// Keeps so many days from now on.
+    pub(super) fn set_keep(&mut self, keep: usize) {
+        self.keep = keep;
+    }
+
     /// Whether it is time to look at the counters.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.looked.is_none_or(|looked| now >= looked + LOOK)
