@@ -631,6 +631,40 @@ fn a_small_new_face_in_a_large_frame_is_found_within_a_sweep() {
 }
 
 #[test]
+fn a_box_that_sheds_work_looks_at_every_whole_frame() {
+    let here = Rect::new(300.0, 200.0, 200.0, 200.0);
+    let newcomer = Rect::new(900.0, 300.0, 120.0, 120.0);
+    let small = Rect::new(1130.0, 600.0, 26.0, 26.0);
+    let before = Picture::new(1280, 720).with_face(here, SURE);
+    for rung in Rung::ALL {
+        let sweep = (4 * Scan::default().sweep_every * rung.sweep_pause()) as usize;
+        // In whichever frame between two close looks somebody comes, it is seen in that frame.
+        for empty in 1..=sweep / 4 {
+            let after = before.clone().with_face(newcomer, SURE);
+            let mut pictures = vec![before.clone(); empty];
+            pictures.push(after.clone());
+            let mut pipeline = pipeline(&settings(), &Faults::default());
+            pipeline.set_rung(rung);
+            let shown = run(&mut pipeline, 0, &pictures);
+            for face in [&here, &newcomer] {
+                assert!(
+                    shown[empty].changed(&after, face) > 0.9,
+                    "{rung}: {face:?} after {empty} frames"
+                );
+            }
+        }
+        // What only the close look sees waits longer, but not for ever.
+        let after = before.clone().with_face(small, SURE);
+        let mut pictures = vec![before.clone()];
+        pictures.resize(2 + sweep, after.clone());
+        let mut pipeline = pipeline(&settings(), &Faults::default());
+        pipeline.set_rung(rung);
+        let shown = run(&mut pipeline, 0, &pictures);
+        assert!(shown[1 + sweep].changed(&after, &small) > 0.9, "{rung}");
+    }
+}
+
+#[test]
 fn small_faces_of_the_first_frame_and_after_a_cut_are_found_at_once() {
     let small = Rect::new(900.0, 500.0, 26.0, 26.0);
     let first = Picture::new(1280, 720).with_face(small, SURE);
