@@ -124,7 +124,13 @@ pub(super) fn unpack(package: &Package, archive: &Path) -> Result<Vec<Vec<u8>>> 
         }
     } else {
         let mut tar = tar::Archive::new(GzDecoder::new(file).take(MOST));
-        let not_tar = |error: io::Error| broken(format!("not a tar.gz archive: {error}"));
+        // The words hold names out of the archive, whatever is in those.
+        let not_tar = |error: io::Error| {
+            broken(format!(
+                "not a tar.gz archive: {}",
+                error.to_string().escape_debug()
+            ))
+        };
         // Raw: what extends the next entry's name would be read whole, however long. No pinned path is that long.
         for entry in tar.entries().map_err(not_tar)?.raw(true) {
             let entry = entry.map_err(not_tar)?;

@@ -86,12 +86,16 @@ pub(super) fn archive(bytes: &[u8]) {
 
 pub(super) fn archive_seeds() -> Vec<Vec<u8>> {
     let seed = |kind, bytes: Vec<u8>| [vec![kind], bytes].concat();
+    // A name of two lines, and a checksum that is no number.
+    let mut two_lines = tar(&[("p/a\n.bin", b"aaaa")]);
+    two_lines[148] = b'x';
     vec![
         seed(WHEEL, wheel(&FILES)),
         seed(WHEEL, wheel(&OUTSIDE)),
         seed(COMPRESSED, compressed(&tar(&FILES))),
         seed(TAR, tar(&FILES)),
         seed(TAR, tar(&OUTSIDE)),
+        seed(TAR, two_lines),
     ]
 }
 
