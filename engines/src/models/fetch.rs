@@ -105,7 +105,8 @@ const MOST: u64 = 2 << 30;
 pub(super) fn unpack(package: &Package, archive: &Path) -> Result<Vec<Vec<u8>>> {
     let broken = |reason: String| Error::Package {
         package: package.to_string(),
-        reason,
+        // The archive's own bytes are quoted in it; it stays one line.
+        reason: reason.replace(char::is_control, " "),
     };
     let file = File::open(archive).map_err(|source| Error::File {
         path: archive.into(),
